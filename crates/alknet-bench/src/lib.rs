@@ -1,0 +1,1 @@
+//! Measures alknet against its peers.

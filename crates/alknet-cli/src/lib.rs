@@ -1,0 +1,1 @@
+//! The `alknet` program: parse, call, print.

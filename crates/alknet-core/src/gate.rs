@@ -1,0 +1,226 @@
+//! The one function that decides, used by every path: calls, listing,
+//! description, search, export, permits.
+
+use crate::{
+    access::{Access, AccessControl, ResourceRule},
+    error::{CallError, ErrorCode},
+    identity::{Caller, CallerKind},
+    name::Scope,
+    registry::Entry,
+    resource::{ResourceKind, canonical_resource},
+    spec::Visibility,
+    storage::OwnershipProvider,
+};
+use serde_json::{Value, json};
+
+/// What the gate looks at beside the caller and the operation.
+pub(crate) enum Ask<'a> {
+    /// Could this caller call it with some input? For listings.
+    Probe,
+    /// May it call it with this input? Resources in it become canonical.
+    Input(&'a mut Value),
+}
+
+/// Why the gate refused, or that it did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decision {
+    /// The call may go on; the resources that were checked, in canonical form.
+    Allow(Vec<String>),
+    /// To this caller it does not exist.
+    Hidden,
+    /// Nobody known.
+    Unauthenticated,
+    /// One of these scopes is missing.
+    MissingScope(Vec<Scope>),
+    /// A resource is missing: `kind:resource=action`.
+    MissingResource(String),
+    /// The input names no resource where the rule looks for one.
+    NoResource(String),
+    /// What the input names is no resource.
+    BadResource {
+        /// Where.
+        pointer: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+impl Decision {
+    /// Whether the call may go on.
+    #[must_use]
+    pub fn is_allow(&self) -> bool {
+        matches!(self, Decision::Allow(_))
+    }
+}
+
+/// Decides whether `caller` may call `entry`.
+pub(crate) fn gate(
+    caller: &Caller,
+    entry: &Entry,
+    ask: Ask<'_>,
+    owners: &dyn OwnershipProvider,
+) -> Decision {
+    let spec = entry.spec();
+    if spec.visibility == Visibility::Internal && caller.kind() != CallerKind::Authority {
+        return Decision::Hidden;
+    }
+    if let Some(refused) = peer_route(caller, entry) {
+        return refused;
+    }
+    let rule = match &spec.access {
+        Access::Public => return Decision::Allow(Vec::new()),
+        _ if !caller.is_authenticated() => return Decision::Unauthenticated,
+        Access::Authenticated => return Decision::Allow(Vec::new()),
+        // Defence in depth: the registry refuses such a rule.
+        Access::Rule(_) if spec.access.is_empty_rule() => {
+            return Decision::MissingScope(vec![spec.name.default_scope()]);
+        }
+        Access::Rule(rule) => rule,
+    };
+    let whole = caller.identity().operations.contains(&spec.name);
+    if !whole && let Some(missing) = missing_scopes(caller, rule) {
+        return Decision::MissingScope(missing);
+    }
+    match ask {
+        Ask::Probe => probe_resources(caller, rule, whole),
+        Ask::Input(input) => check_resources(caller, rule, whole, input, owners),
+    }
+}
+
+/// An operation of a peer takes `peer:<id>` with an action that covers it.
+fn peer_route(caller: &Caller, entry: &Entry) -> Option<Decision> {
+    let peer = entry.peer()?;
+    let name = entry.spec().name.as_str();
+    if caller
+        .identity()
+        .resources
+        .holds(ResourceKind::Peer, name, peer.as_str())
+    {
+        return None;
+    }
+    // Whoever may not use a peer does not learn what it offers.
+    Some(if caller.is_authenticated() {
+        Decision::MissingResource(format!("peer:{peer}={name}"))
+    } else {
+        Decision::Unauthenticated
+    })
+}
+
+fn missing_scopes(caller: &Caller, rule: &AccessControl) -> Option<Vec<Scope>> {
+    let held = &caller.identity().scopes;
+    if let Some(missing) = rule.scopes_all.iter().find(|scope| !held.holds(scope)) {
+        return Some(vec![missing.clone()]);
+    }
+    let any = &rule.scopes_any;
+    (!any.is_empty() && !any.iter().any(|scope| held.holds(scope))).then(|| any.clone())
+}
+
+fn probe_resources(caller: &Caller, rule: &AccessControl, whole: bool) -> Decision {
+    let resources = &caller.identity().resources;
+    let missing = rule
+        .resources
+        .iter()
+        .find(|rule| !whole && !rule.owner && !resources.might_hold(rule.kind, &rule.action));
+    match missing {
+        Some(rule) => Decision::MissingResource(format!("{}:…={}", rule.kind, rule.action)),
+        None => Decision::Allow(Vec::new()),
+    }
+}
+
+fn check_resources(
+    caller: &Caller,
+    rule: &AccessControl,
+    whole: bool,
+    input: &mut Value,
+    owners: &dyn OwnershipProvider,
+) -> Decision {
+    let mut checked = Vec::new();
+    for rule in &rule.resources {
+        let texts: Vec<&mut Value> = match rule.at.find(input) {
+            Some(text @ Value::String(_)) => vec![text],
+            Some(Value::Array(items)) if !items.is_empty() => items.iter_mut().collect(),
+            _ => return Decision::NoResource(rule.at.as_str().into()),
+        };
+        for text in texts {
+            match check_one(caller, rule, whole, text, owners) {
+                Ok(canonical) => checked.push(canonical),
+                Err(refused) => return refused,
+            }
+        }
+    }
+    Decision::Allow(checked)
+}
+
+fn check_one(
+    caller: &Caller,
+    rule: &ResourceRule,
+    whole: bool,
+    text: &mut Value,
+    owners: &dyn OwnershipProvider,
+) -> Result<String, Decision> {
+    let Value::String(text) = text else {
+        return Err(Decision::NoResource(rule.at.as_str().into()));
+    };
+    let canonical = canonical_resource(rule.kind, text).map_err(|error| Decision::BadResource {
+        pointer: rule.at.as_str().into(),
+        message: error.to_string(),
+    })?;
+    let identity = caller.identity();
+    let held = whole
+        || identity
+            .resources
+            .holds(rule.kind, &rule.action, &canonical)
+        || (rule.owner && owners.owns(&identity.id, rule.kind, &canonical));
+    let named = format!("{}:{canonical}={}", rule.kind, rule.action);
+    if !held {
+        return Err(Decision::MissingResource(named));
+    }
+    // The handler reads what was checked, not what was sent.
+    *text = canonical;
+    Ok(named)
+}
+
+/// What the caller is told. Internal operations do not exist; an anonymous
+/// caller learns nothing; a known one learns what is missing.
+pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Option<CallError> {
+    let name = entry.spec().name.as_str();
+    if !caller.is_authenticated() && !decision.is_allow() {
+        return Some(unauthenticated());
+    }
+    let forbidden = |missing: String, details: Value| {
+        let message = format!("`{}` may not call `{name}`: missing {missing}", caller.id());
+        let mut full = json!({ "caller": caller.id(), "operation": name, "missing": details });
+        full["grant"] = match entry.peer() {
+            Some(peer) => json!(format!("peer:{peer}={name}")),
+            None => json!(name),
+        };
+        CallError::new(ErrorCode::Forbidden, message).with_details(full)
+    };
+    Some(match decision {
+        Decision::Allow(_) => return None,
+        Decision::Hidden => CallError::not_found(name),
+        Decision::Unauthenticated => unauthenticated(),
+        Decision::MissingScope(scopes) => {
+            let all: Vec<String> = scopes.iter().map(|scope| format!("`{scope}`")).collect();
+            forbidden(
+                format!("scope {}", all.join(" or ")),
+                json!({ "scopes": scopes }),
+            )
+        }
+        Decision::MissingResource(resource) => forbidden(
+            format!("resource `{resource}`"),
+            json!({ "resource": resource }),
+        ),
+        Decision::NoResource(pointer) => forbidden(
+            format!("resource: the input has no text at `{pointer}`"),
+            json!({ "pointer": pointer }),
+        ),
+        Decision::BadResource { pointer, message } => CallError::invalid_field(pointer, message),
+    })
+}
+
+/// Said to anonymous callers, whether or not the operation exists.
+pub(crate) fn unauthenticated() -> CallError {
+    CallError::new(ErrorCode::Unauthenticated, "this caller is not known here")
+}

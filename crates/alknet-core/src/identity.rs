@@ -1,0 +1,255 @@
+//! Who is calling: identities, the credentials that prove them, callers.
+
+use crate::name::{OperationName, PeerId, ScopeSet};
+use crate::resource::ResourceSet;
+use std::{collections::BTreeSet, fmt, sync::Arc};
+use tokio::sync::watch;
+
+/// What an authenticated caller holds, compiled for fast checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The peer, or the label of an authority.
+    pub id: PeerId,
+    /// Scopes held, groups and roles included.
+    pub scopes: ScopeSet,
+    /// Resources held and denied.
+    pub resources: ResourceSet,
+    /// Operations granted whole: their own access rule counts as satisfied.
+    pub operations: BTreeSet<OperationName>,
+}
+
+impl Identity {
+    /// An identity that holds nothing.
+    #[must_use]
+    pub fn empty(id: PeerId) -> Self {
+        Self {
+            id,
+            scopes: ScopeSet::default(),
+            resources: ResourceSet::default(),
+            operations: BTreeSet::new(),
+        }
+    }
+
+    /// What both hold: a key of a peer is never wider than the peer. The
+    /// narrower set may only subtract resources by denying them.
+    #[must_use]
+    pub fn narrowed_to(&self, scopes: &ScopeSet) -> Self {
+        Self {
+            scopes: self.scopes.intersect(scopes),
+            operations: BTreeSet::new(),
+            ..self.clone()
+        }
+    }
+}
+
+/// A proof of identity, already verified by the surface that took it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Credential {
+    /// The Ed25519 key of a QUIC connection.
+    NodeKey([u8; 32]),
+    /// The public fingerprint of an SSH key (`SHA256:...`).
+    SshKey(String),
+    /// A presented bearer secret; never printed.
+    ApiKey(Arc<str>),
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Credential::NodeKey(key) => write!(
+                f,
+                "NodeKey({:02x}{:02x}{:02x}{:02x}…)",
+                key[0], key[1], key[2], key[3]
+            ),
+            Credential::SshKey(print) => write!(f, "SshKey({print})"),
+            Credential::ApiKey(_) => f.write_str("ApiKey(…)"),
+        }
+    }
+}
+
+/// Resolves credentials on the hot path, from memory.
+pub trait IdentityProvider: Send + Sync + 'static {
+    /// The identity behind a credential, if it is known, enabled and not
+    /// expired.
+    fn resolve(&self, credential: &Credential) -> Option<Arc<Identity>>;
+
+    /// Counts changes of peers and grants.
+    fn epoch(&self) -> u64;
+
+    /// Announces each new epoch.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
+
+/// What sort of caller it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CallerKind {
+    /// Nobody known.
+    Anonymous,
+    /// A peer, by one of its credentials.
+    Peer,
+    /// An operation of this node, under its declared authority.
+    Authority,
+    /// The program that embeds the node.
+    Host,
+}
+
+/// Who makes a call, as authenticated.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    kind: CallerKind,
+    identity: Arc<Identity>,
+    credential: Option<Credential>,
+    epoch: u64,
+}
+
+impl Caller {
+    /// Nobody known.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        let identity = Arc::new(Identity::empty(fixed_id("anonymous")));
+        Self {
+            kind: CallerKind::Anonymous,
+            identity,
+            credential: None,
+            epoch: 0,
+        }
+    }
+
+    /// The program that embeds the node: may do everything.
+    #[must_use]
+    pub fn host() -> Self {
+        let mut identity = Identity::empty(fixed_id("host"));
+        crate::role::everything(&mut identity);
+        Self {
+            kind: CallerKind::Host,
+            identity: Arc::new(identity),
+            credential: None,
+            epoch: 0,
+        }
+    }
+
+    /// An operation's declared authority.
+    #[must_use]
+    pub fn authority(identity: Arc<Identity>) -> Self {
+        Self {
+            kind: CallerKind::Authority,
+            identity,
+            credential: None,
+            epoch: 0,
+        }
+    }
+
+    /// The peer behind a verified credential.
+    #[must_use]
+    pub fn resolve(provider: &dyn IdentityProvider, credential: Credential) -> Option<Self> {
+        // The epoch is read first: a change in between makes the caller look
+        // older than it is, which costs one more look-up and never a right.
+        let epoch = provider.epoch();
+        let identity = provider.resolve(&credential)?;
+        Some(Self {
+            kind: CallerKind::Peer,
+            identity,
+            credential: Some(credential),
+            epoch,
+        })
+    }
+
+    /// The caller as of now: `None` if its credential no longer resolves.
+    pub(crate) fn refreshed(&self, provider: &dyn IdentityProvider) -> Option<Self> {
+        match &self.credential {
+            Some(credential) if self.epoch != provider.epoch() => {
+                Self::resolve(provider, credential.clone())
+            }
+            _ => Some(self.clone()),
+        }
+    }
+
+    /// What sort of caller.
+    #[must_use]
+    pub fn kind(&self) -> CallerKind {
+        self.kind
+    }
+
+    /// The peer, or the label of the authority.
+    #[must_use]
+    pub fn id(&self) -> &PeerId {
+        &self.identity.id
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// What proved it.
+    #[must_use]
+    pub fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
+    }
+
+    /// Whether it is known.
+    #[must_use]
+    pub fn is_authenticated(&self) -> bool {
+        self.kind != CallerKind::Anonymous
+    }
+}
+
+fn fixed_id(text: &str) -> PeerId {
+    PeerId::parse(text).expect("a literal slug")
+}
+
+/// A fixed set of identities, for embedding and tests.
+#[derive(Debug)]
+pub struct StaticIdentities {
+    known: std::sync::RwLock<std::collections::HashMap<Credential, Arc<Identity>>>,
+    epoch: watch::Sender<u64>,
+}
+
+impl Default for StaticIdentities {
+    fn default() -> Self {
+        Self {
+            known: std::sync::RwLock::default(),
+            epoch: watch::Sender::new(1),
+        }
+    }
+}
+
+impl StaticIdentities {
+    /// Adds or replaces an identity.
+    pub fn put(&self, credential: Credential, identity: Identity) {
+        self.known
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(credential, Arc::new(identity));
+        self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
+    /// Forgets an identity.
+    pub fn remove(&self, credential: &Credential) {
+        self.known
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(credential);
+        self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+}
+
+impl IdentityProvider for StaticIdentities {
+    fn resolve(&self, credential: &Credential) -> Option<Arc<Identity>> {
+        self.known
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get(credential)
+            .cloned()
+    }
+
+    fn epoch(&self) -> u64 {
+        *self.epoch.borrow()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+}

@@ -1,0 +1,99 @@
+//! The operation registry and the door in front of it: what a node can do,
+//! and who may ask.
+//!
+//! Every surface (native calls, SSH, HTTP, MCP, file sync) turns bytes into a
+//! [`Call`], or asks for a [`Permit`], and hands it to the [`Dispatcher`].
+//! Behind that door the order never varies: resolve, visibility, access,
+//! limits, input schema, handler, output schema, error mapping, audit.
+//! Handlers are private to the [`Registry`]: skipping access control does not
+//! compile.
+//!
+//! Not here: sockets, disks, environment variables, wire formats, printing.
+//! Storage is a set of narrow traits in [`storage`] with in-memory adapters;
+//! connections are the neutral traits of [`transport`].
+//!
+//! ```
+//! use alknet_core::{Caller, Call, Dispatcher, Operation, Registry};
+//! use serde_json::json;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let registry = Registry::new();
+//! registry.register(vec![
+//!     Operation::query("demo/double", "Doubles a number.")
+//!         .example(json!(21), json!(42))
+//!         .handler(|_cx, n: u32| async move { Ok(n * 2) }),
+//! ])?;
+//! let door = Dispatcher::builder(registry).build();
+//! let reply = door.call(Call::new("demo/double", Caller::host())?.input(&21)).await?;
+//! assert_eq!(reply.bytes(), "42");
+//! # Ok(())
+//! # }
+//! ```
+
+mod access;
+mod audit;
+mod bytepipe;
+mod call;
+mod context;
+mod discovery;
+mod dispatch;
+mod error;
+mod gate;
+mod handler;
+mod idempotency;
+mod identity;
+mod import;
+mod inflight;
+mod limits;
+mod name;
+mod operation;
+mod permit;
+mod registry;
+mod resource;
+mod role;
+mod schema;
+mod spec;
+pub mod storage;
+pub mod transport;
+
+pub use crate::{
+    access::{Access, AccessControl, JsonPointer, PointerError, ResourceRule},
+    audit::{AuditOutcome, AuditRow, AuditSink, AuditWriter, Surface},
+    bytepipe::{
+        ByteCounter, ByteReceiver, ByteSender, Chunk, PIPE_WINDOW_BYTES, PipeClosed, byte_pipe,
+    },
+    call::{
+        Call, CallId, Input, NodeId, Originator, Output, Route, RouteStep, TraceContext,
+        parse_route,
+    },
+    context::{
+        Authority, Capabilities, Context, Env, Interaction, InteractionEvent, Reach, ReachRule,
+    },
+    discovery::{CatalogueEntry, discovery_operations},
+    dispatch::{ChannelCall, ChannelDone, Dispatcher, DispatcherBuilder, Reply, Subscription},
+    error::{CallError, ErrorClass, ErrorCode, Violation},
+    gate::Decision,
+    handler::{Channel, ChannelEnd, ChannelOpening, Control, Handler, channel_pair},
+    identity::{Caller, CallerKind, Credential, Identity, IdentityProvider, StaticIdentities},
+    import::{
+        IMPORT_OPERATIONS_MAX, IMPORT_SCHEMA_BYTES_MAX, ImportError, OperationAdapter,
+        clean_foreign_text,
+    },
+    limits::Limits,
+    name::{
+        GroupName, NameError, OperationName, OperationPattern, PeerId, RoleName, Scope, ScopeSet,
+    },
+    operation::{Operation, OperationBuilder, Registration},
+    permit::Permit,
+    registry::{
+        Change, Entry, RegistrationError, RegistrationErrors, Registry, SessionOverlay, View,
+    },
+    resource::{
+        ResourceError, ResourceGrant, ResourceKind, ResourcePattern, ResourceSet,
+        canonical_resource,
+    },
+    role::{GrantTarget, Grants, Role, RoleSet, TargetError},
+    schema::{Schema, SchemaError},
+    spec::{ErrorSpec, Example, Hints, Kind, OperationLimits, OperationSpec, Resume, Visibility},
+};

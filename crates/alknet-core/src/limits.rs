@@ -1,0 +1,58 @@
+//! Limits of the door. Every one has a name; a node's configuration sets them.
+
+use std::time::Duration;
+
+/// What callers may ask of the door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of a call's input, unless the operation raises it.
+    pub input_bytes_max: usize,
+    /// Bytes to which an operation may raise it.
+    pub input_bytes_ceiling: usize,
+    /// Calls in flight of one peer.
+    pub calls_per_peer_max: usize,
+    /// Calls in flight of the node.
+    pub calls_per_node_max: usize,
+    /// Open subscriptions of one peer.
+    pub subscriptions_per_peer_max: usize,
+    /// Budget of a query or mutation that states none.
+    pub deadline_default: Duration,
+    /// Largest budget of a query or mutation.
+    pub deadline_max: Duration,
+    /// Calls that a key or an anonymous caller may make at once.
+    pub rate_burst: u32,
+    /// Calls a second that a key or an anonymous caller may go on making.
+    pub rate_per_second: u32,
+    /// Tasks that outlive their call.
+    pub detached_max: usize,
+    /// Calls of one batch.
+    pub batch_calls_max: usize,
+    /// Calls of one batch at a time.
+    pub batch_in_flight_max: usize,
+    /// How long an idempotency key is remembered.
+    pub idempotency_kept: Duration,
+    /// Bytes of an idempotency key.
+    pub idempotency_key_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            input_bytes_max: 1024 * 1024,
+            input_bytes_ceiling: 16 * 1024 * 1024,
+            calls_per_peer_max: 256,
+            calls_per_node_max: 4096,
+            subscriptions_per_peer_max: 64,
+            deadline_default: Duration::from_secs(30),
+            deadline_max: Duration::from_secs(600),
+            rate_burst: 100,
+            rate_per_second: 50,
+            detached_max: 256,
+            batch_calls_max: 1024,
+            batch_in_flight_max: 16,
+            idempotency_kept: Duration::from_secs(24 * 3600),
+            idempotency_key_bytes_max: 128,
+        }
+    }
+}

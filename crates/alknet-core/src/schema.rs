@@ -1,0 +1,307 @@
+//! JSON Schema, draft 2020-12: kept as text, compiled once, or on demand.
+
+use crate::error::Violation;
+use arc_swap::ArcSwapOption;
+use jsonschema::{PatternOptions, Validator};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{fmt, sync::Arc};
+
+/// Deepest nesting of a schema or an input.
+pub(crate) const NESTING_MAX: usize = 64;
+/// Violations reported for one input.
+const VIOLATIONS_MAX: usize = 16;
+
+/// Why a schema cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SchemaError {
+    /// Neither an object nor a boolean.
+    #[error("a schema is an object or a boolean")]
+    NotASchema,
+    /// Nested deeper than 64 levels.
+    #[error("schema nests deeper than {max} levels")]
+    TooDeep {
+        /// Levels allowed.
+        max: usize,
+    },
+    /// The compiler refused it.
+    #[error("schema does not compile: {reason}")]
+    Compile {
+        /// What the compiler said.
+        reason: String,
+    },
+}
+
+struct Inner {
+    value: Value,
+    /// `true` and `{}` accept everything; checking them costs nothing.
+    accepts_all: bool,
+    validator: ArcSwapOption<Validator>,
+}
+
+/// A schema; cheap to clone.
+#[derive(Clone)]
+pub struct Schema(Arc<Inner>);
+
+impl Schema {
+    /// Accepts every value.
+    #[must_use]
+    pub fn any() -> Self {
+        Self::from_checked(Value::Bool(true))
+    }
+
+    /// The schema of what `T` accepts.
+    #[must_use]
+    pub fn input_of<T: schemars::JsonSchema>() -> Self {
+        Self::of::<T>(schemars::generate::SchemaSettings::draft2020_12().for_deserialize())
+    }
+
+    /// The schema of what `T` produces.
+    #[must_use]
+    pub fn output_of<T: schemars::JsonSchema>() -> Self {
+        Self::of::<T>(schemars::generate::SchemaSettings::draft2020_12().for_serialize())
+    }
+
+    fn of<T: schemars::JsonSchema>(settings: schemars::generate::SchemaSettings) -> Self {
+        let mut value = settings
+            .into_generator()
+            .into_root_schema_for::<T>()
+            .to_value();
+        if let Value::Object(map) = &mut value {
+            map.remove("$schema");
+            // `AnyValue` and other type names say nothing to a caller.
+            map.remove("title");
+        }
+        Self::from_checked(value)
+    }
+
+    /// Takes a hand-written or foreign schema.
+    ///
+    /// # Errors
+    ///
+    /// [`SchemaError::NotASchema`], or [`SchemaError::TooDeep`]. Whether it
+    /// compiles is known after [`Schema::compile`].
+    pub fn from_value(value: Value) -> Result<Self, SchemaError> {
+        if !matches!(value, Value::Object(_) | Value::Bool(_)) {
+            return Err(SchemaError::NotASchema);
+        }
+        if depth(&value) > NESTING_MAX {
+            return Err(SchemaError::TooDeep { max: NESTING_MAX });
+        }
+        Ok(Self::from_checked(value))
+    }
+
+    fn from_checked(value: Value) -> Self {
+        let accepts_all = match &value {
+            Value::Bool(accept) => *accept,
+            Value::Object(map) => map
+                .keys()
+                .all(|key| matches!(key.as_str(), "title" | "description" | "$schema")),
+            _ => false,
+        };
+        Self(Arc::new(Inner {
+            value,
+            accepts_all,
+            validator: ArcSwapOption::empty(),
+        }))
+    }
+
+    /// The schema as JSON.
+    #[must_use]
+    pub fn value(&self) -> &Value {
+        &self.0.value
+    }
+
+    /// Compiles the validator and keeps it.
+    ///
+    /// Patterns run in linear time, references leave the document never.
+    ///
+    /// # Errors
+    ///
+    /// [`SchemaError::Compile`] with what is wrong.
+    pub fn compile(&self) -> Result<(), SchemaError> {
+        if !self.0.accepts_all && self.0.validator.load().is_none() {
+            self.0.validator.store(Some(Arc::new(self.build()?)));
+        }
+        Ok(())
+    }
+
+    /// Compiles it to see whether that works, and keeps nothing: a compiled
+    /// validator costs kilobytes.
+    ///
+    /// # Errors
+    ///
+    /// [`SchemaError::Compile`] with what is wrong.
+    pub fn check_compiles(&self) -> Result<(), SchemaError> {
+        if self.0.accepts_all {
+            Ok(())
+        } else {
+            self.build().map(drop)
+        }
+    }
+
+    /// Whether a validator is held.
+    pub(crate) fn is_compiled(&self) -> bool {
+        self.0.accepts_all || self.0.validator.load().is_some()
+    }
+
+    /// Gives the validator's memory back; the next check compiles again.
+    pub(crate) fn forget(&self) {
+        self.0.validator.store(None);
+    }
+
+    fn build(&self) -> Result<Validator, SchemaError> {
+        jsonschema::options()
+            .with_draft(jsonschema::Draft::Draft202012)
+            .with_pattern_options(PatternOptions::regex())
+            .build(&self.0.value)
+            .map_err(|error| SchemaError::Compile {
+                reason: error.to_string(),
+            })
+    }
+
+    /// Checks `value`.
+    ///
+    /// # Errors
+    ///
+    /// Up to 16 violations with pointers.
+    pub fn check(&self, value: &Value) -> Result<(), Vec<Violation>> {
+        if self.0.accepts_all {
+            return Ok(());
+        }
+        let unusable = |error: SchemaError| {
+            vec![Violation {
+                pointer: String::new(),
+                message: error.to_string(),
+            }]
+        };
+        self.compile().map_err(unusable)?;
+        let Some(validator) = self.0.validator.load_full() else {
+            return Err(vec![Violation {
+                pointer: String::new(),
+                message: "schema was dropped".into(),
+            }]);
+        };
+        if validator.is_valid(value) {
+            return Ok(());
+        }
+        let violations = validator.iter_errors(value).take(VIOLATIONS_MAX);
+        Err(violations
+            .map(|error| Violation {
+                pointer: error.instance_path().to_string(),
+                message: error.masked_with("the value").to_string(),
+            })
+            .collect())
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.value.fmt(f)
+    }
+}
+
+impl PartialEq for Schema {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.value == other.0.value
+    }
+}
+
+impl Serialize for Schema {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.0.value.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Schema {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Schema::from_value(Value::deserialize(d)?).map_err(serde::de::Error::custom)
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Whether JSON text nests deeper than 64 levels; looks at brackets only, so
+/// that a hostile text is refused before a parser recurses into it.
+pub(crate) fn nests_too_deep(text: &[u8]) -> bool {
+    let (mut level, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in text {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                level += 1;
+                if level > NESTING_MAX {
+                    return true;
+                }
+            }
+            b']' | b'}' => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn violations_name_the_pointer() {
+        let schema = Schema::from_value(json!({"type":"object","properties":{"n":{"type":"integer"}},"additionalProperties":false})).unwrap();
+        let violations = schema.check(&json!({"n": "x"})).unwrap_err();
+        assert_eq!(violations[0].pointer, "/n");
+        assert!(schema.check(&json!({"m": 1})).is_err() && schema.check(&json!({"n": 1})).is_ok());
+    }
+
+    #[test]
+    fn a_secret_value_is_not_repeated_in_the_message() {
+        let schema = Schema::from_value(json!({"type":"integer"})).unwrap();
+        let text = schema.check(&json!("hunter2")).unwrap_err()[0]
+            .message
+            .clone();
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn outside_references_and_catastrophic_patterns_do_not_compile_or_run() {
+        let outside = Schema::from_value(json!({"$ref": "http://127.0.0.1:9/x.json"})).unwrap();
+        assert!(outside.compile().is_err());
+        let lookaround = Schema::from_value(json!({"type":"string","pattern":"^(a+)+$"})).unwrap();
+        assert!(lookaround.check(&json!("a".repeat(50_000) + "!")).is_err());
+    }
+
+    #[test]
+    fn nesting_is_allowed_to_64_and_not_65() {
+        let nested = |n: usize| "[".repeat(n) + &"]".repeat(n);
+        assert!(!nests_too_deep(nested(64).as_bytes()) && nests_too_deep(nested(65).as_bytes()));
+        assert!(!nests_too_deep(
+            format!("\"{}\"", "[\\\"".repeat(100)).as_bytes()
+        ));
+        let mut value = json!({});
+        for _ in 0..64 {
+            value = json!({ "not": value });
+        }
+        assert!(matches!(
+            Schema::from_value(value),
+            Err(SchemaError::TooDeep { max: 64 })
+        ));
+    }
+}

@@ -1,0 +1,1 @@
+//! Operations that run processes: configured commands and shell/exec.

@@ -1,0 +1,1 @@
+//! Assembles configuration, stores, registry, endpoint and handlers into a running node.

@@ -1,0 +1,1 @@
+//! The library: embed a node, register typed operations, call remote ones.
