@@ -1,0 +1,222 @@
+//! The one thread that writes, and its group commit.
+//!
+//! While a commit waits for the disk, jobs gather in the queue. The next
+//! transaction takes them all, each in a savepoint of its own, so that one
+//! fsync serves many and a failing job undoes only itself. Replies go out
+//! after the commit.
+
+use crate::fault::JobError;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Jobs that may wait; a full queue slows its callers down.
+pub(crate) const QUEUE_JOBS_MAX: usize = 1_024;
+/// Jobs that share one transaction.
+pub(crate) const GROUP_JOBS_MAX: usize = 256;
+/// How long a group waits for those who took part in the one before: they
+/// have only just been answered, and are likely to ask again.
+const GATHER_WAIT: Duration = Duration::from_micros(300);
+const GATHER_STEP: Duration = Duration::from_micros(50);
+
+/// What the writer has done.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) jobs: AtomicU64,
+    pub(crate) commits: AtomicU64,
+}
+
+/// A change that somebody waits for.
+pub(crate) trait Job: Send {
+    /// Does the work; `false` undoes it.
+    fn run(&mut self, connection: &Connection) -> bool;
+
+    /// Tells who asked. `committed` is about the shared transaction; how the
+    /// work itself went, the job knows.
+    fn reply(self: Box<Self>, committed: Result<(), JobError>);
+}
+
+/// Makes a job of a closure.
+pub(crate) fn job<T, E, F>(work: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T, E>>)
+where
+    F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    T: Send + 'static,
+    E: From<JobError> + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    (
+        Box::new(Work {
+            work: Some(work),
+            done: Err(JobError::Closed.into()),
+            reply,
+        }),
+        answer,
+    )
+}
+
+struct Work<F, T, E> {
+    work: Option<F>,
+    done: Result<T, E>,
+    reply: oneshot::Sender<Result<T, E>>,
+}
+
+impl<F, T, E> Job for Work<F, T, E>
+where
+    F: FnOnce(&Connection) -> Result<T, E> + Send,
+    T: Send,
+    E: From<JobError> + Send,
+{
+    fn run(&mut self, connection: &Connection) -> bool {
+        if let Some(work) = self.work.take() {
+            // What the closure owned is gone, and what it wrote is undone.
+            let done = catch_unwind(AssertUnwindSafe(|| work(connection)));
+            self.done = done.unwrap_or_else(|_| Err(JobError::Panicked.into()));
+        }
+        self.done.is_ok()
+    }
+
+    fn reply(self: Box<Self>, committed: Result<(), JobError>) {
+        let answer = match committed {
+            Ok(()) => self.done,
+            Err(error) => Err(error.into()),
+        };
+        // Nobody may be waiting any more: the change stands all the same.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// Runs jobs until every sender is gone and the queue is empty, then moves
+/// the log into the database and closes it.
+pub(crate) fn run(
+    mut connection: Connection,
+    mut queue: mpsc::Receiver<Box<dyn Job>>,
+    counters: &Counters,
+) {
+    let mut last = 0;
+    while let Some(first) = queue.blocking_recv() {
+        let mut group = VecDeque::from([first]);
+        gather(&mut queue, &mut group, last);
+        last = group.len();
+        commit(&mut connection, group, counters);
+    }
+    close(connection);
+}
+
+/// Adds what is waiting to the group.
+fn gather(
+    queue: &mut mpsc::Receiver<Box<dyn Job>>,
+    group: &mut VecDeque<Box<dyn Job>>,
+    last: usize,
+) {
+    let began = Instant::now();
+    loop {
+        while group.len() < GROUP_JOBS_MAX
+            && let Ok(job) = queue.try_recv()
+        {
+            group.push_back(job);
+        }
+        // A lone caller never waits: its groups have one job each.
+        if group.len() >= last || began.elapsed() >= GATHER_WAIT {
+            return;
+        }
+        thread::sleep(GATHER_STEP);
+    }
+}
+
+/// Runs all jobs of the group, in as few transactions as possible.
+fn commit(connection: &mut Connection, mut waiting: VecDeque<Box<dyn Job>>, counters: &Counters) {
+    while !waiting.is_empty() {
+        let mut ran = Vec::with_capacity(waiting.len());
+        let committed = transact(connection, &mut waiting, &mut ran);
+        counters.jobs.fetch_add(ran.len() as u64, Ordering::Relaxed);
+        counters
+            .commits
+            .fetch_add(u64::from(committed.is_ok()), Ordering::Relaxed);
+        if let Err(error) = &committed {
+            tracing::error!(jobs = ran.len(), cause = %Chain(error), "a transaction was lost");
+        }
+        for job in ran {
+            job.reply(committed.clone());
+        }
+    }
+}
+
+/// Moves jobs from `waiting` to `ran`. An error is one of all that ran.
+fn transact(
+    connection: &mut Connection,
+    waiting: &mut VecDeque<Box<dyn Job>>,
+    ran: &mut Vec<Box<dyn Job>>,
+) -> Result<(), JobError> {
+    let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    let mut transaction = match begun {
+        Ok(transaction) => transaction,
+        Err(error) => {
+            // Not one job can run now: all are told, rather than each trying.
+            ran.extend(waiting.drain(..));
+            return Err(JobError::Begin(Arc::new(error)));
+        }
+    };
+    while let Some(mut job) = waiting.pop_front() {
+        let kept = in_savepoint(&mut transaction, &mut *job);
+        if transaction.is_autocommit() {
+            // SQLite rolls back a whole transaction on a full disk and the
+            // like. This job knows the cause; the others it took along.
+            job.reply(Ok(()));
+            return Err(JobError::RolledBack);
+        }
+        ran.push(job);
+        kept.map_err(|error| JobError::Commit(Arc::new(error)))?;
+    }
+    // A failed commit leaves the transaction open; dropping it rolls back.
+    transaction
+        .commit()
+        .map_err(|error| JobError::Commit(Arc::new(error)))
+}
+
+fn in_savepoint(transaction: &mut Transaction<'_>, job: &mut dyn Job) -> rusqlite::Result<()> {
+    let mut savepoint = transaction.savepoint()?;
+    if job.run(&savepoint) {
+        return savepoint.commit();
+    }
+    savepoint.rollback()?;
+    savepoint.finish()
+}
+
+fn close(connection: Connection) {
+    let moved = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+        row.get::<_, bool>(0)
+    });
+    match moved {
+        // Another program reads along; the log is moved at the next start.
+        Ok(true) => tracing::debug!("the store is in use by another program, its log stays"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(cause = %Chain(&error), "failed to move the store's log"),
+    }
+    if let Err((_, error)) = connection.close() {
+        tracing::warn!(cause = %Chain(&error), "failed to close the store");
+    }
+}
+
+/// An error with its causes, on one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! The store on a real file system.
+#![allow(clippy::unwrap_used)]
+
+mod conformance;
+mod crash;
+mod durability;
+mod format;
+mod lock;
+mod open;
+mod writer;
+
+use alknet_store::Store;
+use tempfile::TempDir;
+
+/// A new store in a directory of its own.
+fn store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("alknet.db")).unwrap();
+    (dir, store)
+}
+
+/// A random number, different in every run.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}

@@ -1,0 +1,3 @@
+//! What the tests share: conformance suites, process harness, loopback relay.
+
+pub mod storage;
