@@ -306,3 +306,32 @@ async fn many_callers_at_once_all_get_their_answer() {
     assert_eq!(stats.jobs, 64 * 20);
     assert!(stats.commits < stats.jobs, "{stats:?}");
 }
+
+#[tokio::test]
+async fn a_full_disk_fails_writes_until_there_is_room() {
+    let (_dir, store) = store();
+    let pages = |most: u32| {
+        let set = move |c: &Connection| {
+            c.pragma_update_and_check(None, "max_page_count", most, |_| Ok(()))?;
+            Ok::<_, Failure>(())
+        };
+        store.write(set)
+    };
+    let big = || AuditRow {
+        detail: Some("x".repeat(1 << 20)),
+        ..AuditRow::event(Timestamp(0), "c", "a/b")
+    };
+    store
+        .append(vec![AuditRow::event(Timestamp(0), "c", "a/a")])
+        .await
+        .unwrap();
+    // SQLite's own limit fails as a full disk does; 1 means: no more than now.
+    pages(1).await.unwrap();
+    let error = store.append(vec![big()]).await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("full"), "{cause}");
+    assert_eq!(store.list(&AuditFilter::default()).await.unwrap().len(), 1);
+    pages(u32::MAX >> 2).await.unwrap();
+    store.append(vec![big()]).await.unwrap();
+    assert_eq!(store.list(&AuditFilter::default()).await.unwrap().len(), 2);
+}
