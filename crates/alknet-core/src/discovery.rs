@@ -569,7 +569,7 @@ pub(crate) fn suggestions(
         .map(|entry| entry.spec().name.as_str())
         .filter_map(|name| {
             let last = |text: &str| text.rsplit('/').next().map(str::to_owned);
-            let distance = distance(name, wanted);
+            let distance = crate::near::edit_distance(name, wanted);
             // `list` for `fs/list`: the right verb in another area.
             let verb = last(name) == last(wanted);
             (distance <= most || verb)
@@ -581,41 +581,4 @@ pub(crate) fn suggestions(
         .take(3)
         .map(|(_, name)| name.to_owned())
         .collect()
-}
-
-/// Edit distance with transpositions (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    for (j, cell) in rows[0].iter_mut().enumerate() {
-        *cell = j;
-    }
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            let cost = usize::from(a[i - 1] != b[j - 1]);
-            let mut best = (rows[i - 1][j] + 1)
-                .min(rows[i][j - 1] + 1)
-                .min(rows[i - 1][j - 1] + cost);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = best;
-        }
-    }
-    rows[a.len()][b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_swap_is_one_edit() {
-        assert_eq!(distance("fs/raed", "fs/read"), 1);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("node/info", "node/inf"), 1);
-    }
 }

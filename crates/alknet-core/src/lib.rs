@@ -47,6 +47,7 @@ mod import;
 mod inflight;
 mod limits;
 mod name;
+mod near;
 mod operation;
 mod permit;
 mod registry;
@@ -84,6 +85,7 @@ pub use crate::{
     name::{
         GroupName, NameError, OperationName, OperationPattern, PeerId, RoleName, Scope, ScopeSet,
     },
+    near::{edit_distance, nearest},
     operation::{Operation, OperationBuilder, Registration},
     permit::Permit,
     registry::{
