@@ -1,1 +1,5 @@
-//! The library: embed a node, register typed operations, call remote ones.
+#![doc = include_str!("../../../README.md")]
+
+pub use alknet_call::{Client, Session, SessionConfig, links, quic};
+pub use alknet_core::*;
+pub use alknet_node::{self as node, Config, LogBuffer, Node, NodeBuilder, NodeStatus, StartError};
