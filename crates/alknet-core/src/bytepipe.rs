@@ -185,15 +185,22 @@ impl ByteSender {
     }
 
     /// Waits until the reader has taken at least a quarter of the window since
-    /// the last answer, and says how many bytes it was; pends for ever when
-    /// the reader takes no more.
-    pub async fn released(&mut self) -> u32 {
+    /// the last answer, and says how many bytes it was; pends as long as the
+    /// reader takes no more. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`PipeClosed`] once the reader is gone.
+    pub async fn released(&mut self) -> Result<u32, PipeClosed> {
         loop {
             let notified = self.shared.released.notified();
+            if self.shared.credit.is_closed() {
+                return Err(PipeClosed);
+            }
             let taken = self.shared.taken.load(Ordering::Acquire) - self.granted;
             if taken >= (self.shared.window / 4) as u64 {
                 self.granted += taken;
-                return u32::try_from(taken).unwrap_or(u32::MAX);
+                return Ok(u32::try_from(taken).unwrap_or(u32::MAX));
             }
             notified.await;
         }
@@ -309,6 +316,7 @@ impl ByteReceiver {
 impl Drop for ByteReceiver {
     fn drop(&mut self) {
         self.shared.credit.close();
+        self.shared.released.notify_one();
     }
 }
 
@@ -350,7 +358,7 @@ mod tests {
             Err(PipeClosed)
         );
         assert_eq!(rx.recv().await.unwrap().unwrap().bytes, "12345678");
-        assert_eq!(tx.released().await, 8);
+        assert_eq!(tx.released().await, Ok(8));
         tx.push_credited(Chunk::aux(Bytes::from_static(b"9")))
             .unwrap();
         tx.end();
@@ -375,6 +383,7 @@ mod tests {
             tx.send(Bytes::from_static(b"12345678")).await,
             Err(PipeClosed)
         );
+        assert_eq!(tx.released().await, Err(PipeClosed));
     }
 
     #[tokio::test]

@@ -1,0 +1,389 @@
+//! `from_call`: a peer's operations as an overlay of this node, kept up to
+//! date through its `services/watch`, forwarded over its link.
+
+use crate::{
+    links::{Link, Links},
+    session::{Request, Session},
+};
+use alknet_core::{
+    Access, CallError, CatalogueEntry, Change, ChannelEnd, ChannelOpening, Context, ErrorCode,
+    Handler, IMPORT_OPERATIONS_MAX, IMPORT_SCHEMA_BYTES_MAX, ImportError, Input, Kind,
+    OperationAdapter, OperationName, Output, PeerId, Registration, clean_foreign_text,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::json;
+use std::{sync::Arc, time::Duration};
+
+/// Time for one page of a peer's catalogue.
+const PAGE_BUDGET: Duration = Duration::from_secs(20);
+/// Operations asked for at a time.
+const PAGE_OPERATIONS: u32 = 500;
+/// Characters of a peer's summary and description that are kept.
+const SUMMARY_CHARS_MAX: usize = 300;
+const DESCRIPTION_CHARS_MAX: usize = 16_384;
+/// Delay before a failed import is tried again on a live link.
+const RETRY: Duration = Duration::from_secs(2);
+
+#[derive(Deserialize)]
+struct Page {
+    operations: Vec<serde_json::Value>,
+    #[serde(default)]
+    next_cursor: Option<String>,
+    revision: String,
+}
+
+#[derive(Deserialize)]
+struct WatchItem {
+    revision: String,
+}
+
+/// Holds a peer's overlay for as long as it has a session; runs until the link
+/// is forgotten.
+pub(crate) async fn import_catalogues(links: &Links, link: &Arc<Link>) {
+    let mut changes = link.sessions_changed.subscribe();
+    loop {
+        changes.mark_unchanged();
+        let Some(session) = link.session() else {
+            // Removing an overlay cannot fail.
+            let _ = links
+                .door()
+                .registry()
+                .apply(Change::RemovePeer(link.peer.clone()));
+            if changes.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let followed = tokio::select! {
+            followed = follow(links, link, &session) => followed,
+            _ = session.closed() => continue,
+        };
+        if let Err(cause) = followed {
+            tracing::warn!(peer = %link.peer, %cause, "the peer's operations cannot be imported");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            _ = changes.changed() => {}
+        }
+    }
+}
+
+/// Takes every revision of the catalogue over, until the subscription ends.
+async fn follow(links: &Links, link: &Link, session: &Arc<Session>) -> Result<(), String> {
+    let watch = OperationName::parse("services/watch").map_err(|e| e.to_string())?;
+    let mut items = session
+        .subscribe(Request::new(watch, Bytes::from_static(b"{}")))
+        .await
+        .map_err(|e| e.to_string())?;
+    while let Some(item) = items.next().await {
+        let item: WatchItem = item.and_then(Output::parse).map_err(|e| e.to_string())?;
+        let adapter = FromCall {
+            links: links.clone(),
+            peer: link.peer.clone(),
+            session: session.clone(),
+            revision: item.revision,
+        };
+        let registrations = adapter.import().await.map_err(|e| e.to_string())?;
+        let count = registrations.len();
+        let applied = links
+            .door()
+            .registry()
+            .apply(Change::SetPeer(link.peer.clone(), registrations));
+        applied.map_err(|errors| errors.to_string())?;
+        tracing::debug!(peer = %link.peer, operations = count, "imported");
+    }
+    Ok(())
+}
+
+/// Imports what this node may call at a peer.
+struct FromCall {
+    links: Links,
+    peer: PeerId,
+    session: Arc<Session>,
+    revision: String,
+}
+
+#[async_trait]
+impl OperationAdapter for FromCall {
+    async fn import(&self) -> Result<Vec<Registration>, ImportError> {
+        let entries = match self.kept().await {
+            Some(entries) => entries,
+            None => self.fetch().await?,
+        };
+        self.registrations(entries)
+    }
+}
+
+impl FromCall {
+    /// The catalogue of this revision, if it was fetched before.
+    async fn kept(&self) -> Option<Vec<serde_json::Value>> {
+        let kept = self.links.imports().catalogue(self.peer.as_str()).await;
+        let (revision, text) = kept.ok().flatten()?;
+        (revision == self.revision)
+            .then(|| serde_json::from_slice(&text).ok())
+            .flatten()
+    }
+
+    async fn fetch(&self) -> Result<Vec<serde_json::Value>, ImportError> {
+        let mut entries = Vec::new();
+        let (mut cursor, mut bytes, mut revision) = (None::<String>, 0, None);
+        loop {
+            let input = json!({ "schemas": true, "limit": PAGE_OPERATIONS, "cursor": cursor });
+            let (page, size) = self.page(&input).await?;
+            bytes += size;
+            entries.extend(page.operations);
+            too_much("bytes of schema text", bytes, IMPORT_SCHEMA_BYTES_MAX)?;
+            too_much("operations", entries.len(), IMPORT_OPERATIONS_MAX)?;
+            // Pages of two revisions do not make a catalogue: the watcher
+            // will announce the newer one.
+            if *revision.get_or_insert_with(|| page.revision.clone()) != page.revision {
+                return Err(ImportError::Malformed {
+                    reason: "the catalogue changed while it was read".into(),
+                });
+            }
+            match page.next_cursor {
+                Some(next) if Some(&next) != cursor.as_ref() => cursor = Some(next),
+                _ => break,
+            }
+        }
+        if revision.as_ref() == Some(&self.revision) {
+            self.keep(&entries).await;
+        }
+        Ok(entries)
+    }
+
+    async fn page(&self, input: &serde_json::Value) -> Result<(Page, usize), ImportError> {
+        let list = OperationName::parse("services/list").map_err(|e| ImportError::Malformed {
+            reason: e.to_string(),
+        })?;
+        let mut request = Request::new(list, Bytes::from(input.to_string()));
+        request.budget = Some(PAGE_BUDGET);
+        let output = self
+            .session
+            .call(request)
+            .await
+            .map_err(ImportError::Unreachable)?
+            .into_bytes();
+        let size = output.len();
+        let page = Output::Json(output)
+            .parse()
+            .map_err(|error| ImportError::Malformed {
+                reason: error.message,
+            })?;
+        Ok((page, size))
+    }
+
+    async fn keep(&self, entries: &[serde_json::Value]) {
+        let text = serde_json::to_vec(entries).unwrap_or_default();
+        // A cache: without it the next start fetches again.
+        if let Err(cause) = self
+            .links
+            .imports()
+            .put_catalogue(self.peer.as_str(), &self.revision, text)
+            .await
+        {
+            tracing::warn!(peer = %self.peer, %cause, "the catalogue was not kept");
+        }
+    }
+
+    /// What a peer says of its operations is input: what is not well-formed is
+    /// left out, one operation at a time.
+    fn registrations(
+        &self,
+        entries: Vec<serde_json::Value>,
+    ) -> Result<Vec<Registration>, ImportError> {
+        let mut seen = std::collections::HashSet::new();
+        let mut registrations = Vec::new();
+        for entry in entries {
+            let mut entry: CatalogueEntry = match serde_json::from_value(entry) {
+                Ok(entry) => entry,
+                Err(cause) => {
+                    tracing::debug!(peer = %self.peer, %cause, "an operation of the peer is malformed and left out");
+                    continue;
+                }
+            };
+            if !seen.insert(entry.name.clone()) {
+                return Err(ImportError::Duplicate {
+                    name: entry.name.to_string(),
+                });
+            }
+            entry.summary =
+                clean_foreign_text(&entry.summary, SUMMARY_CHARS_MAX).replace('\n', " ");
+            if entry.summary.trim().is_empty() {
+                entry.summary = format!("An operation of `{}`.", self.peer);
+            }
+            entry.description = entry
+                .description
+                .map(|text| clean_foreign_text(&text, DESCRIPTION_CHARS_MAX));
+            entry.deprecated = entry
+                .deprecated
+                .map(|text| clean_foreign_text(&text, SUMMARY_CHARS_MAX));
+            let handler = forward(&self.links, &self.peer, &entry.name, entry.kind);
+            // The grant `peer:<id>=<operation>` is what the gate asks for; any
+            // known caller that holds it may go on to the peer, which decides.
+            let spec = entry.into_spec(Access::Authenticated);
+            registrations.push(Registration::imported(spec, handler, None));
+        }
+        Ok(registrations)
+    }
+}
+
+fn too_much(what: &'static str, found: usize, max: usize) -> Result<(), ImportError> {
+    if found > max {
+        Err(ImportError::TooMuch { what, found, max })
+    } else {
+        Ok(())
+    }
+}
+
+/// A handler that passes calls on to the peer, unparsed.
+fn forward(links: &Links, peer: &PeerId, name: &OperationName, kind: Kind) -> Handler {
+    let (links, peer, name) = (links.clone(), peer.clone(), name.clone());
+    match kind {
+        Kind::Query | Kind::Mutation => Handler::Unary(Arc::new(move |cx, input| {
+            let (links, peer, request) = (
+                links.clone(),
+                peer.clone(),
+                request(&links, &name, &cx, input),
+            );
+            Box::pin(async move { links.session(&peer)?.call(request).await })
+        })),
+        Kind::Subscription => Handler::Stream(Arc::new(move |cx, input| {
+            let (links, peer, request) = (
+                links.clone(),
+                peer.clone(),
+                request(&links, &name, &cx, input),
+            );
+            Box::pin(async move { Ok(links.session(&peer)?.subscribe(request).await?.boxed()) })
+        })),
+        Kind::Channel => Handler::Channel(Arc::new(move |cx, input, opening| {
+            let (links, peer, request) = (
+                links.clone(),
+                peer.clone(),
+                request(&links, &name, &cx, input),
+            );
+            Box::pin(
+                async move { splice(links.channel_session(&peer).await?, request, opening).await },
+            )
+        })),
+    }
+}
+
+/// The next node's view of the call: its budget, who is said to have started
+/// it, and the nodes it has passed.
+fn request(links: &Links, name: &OperationName, cx: &Context, input: Input) -> Request {
+    let door = links.door();
+    let mut via = cx.via().to_vec();
+    via.extend(door.node_id().copied());
+    let mut request = Request::new(name.clone(), input.into_bytes());
+    request.budget = cx.remaining();
+    request.via = via;
+    request.originator = cx
+        .originator()
+        .cloned()
+        .or_else(|| Some(door.originator(cx.principal())));
+    request.idempotency_key = cx.idempotency_key().map(str::to_owned);
+    request.trace = cx.trace().cloned();
+    request.interaction = cx.interaction().clone();
+    request
+}
+
+/// Joins a channel here with one at the peer; bytes are passed on as they
+/// come, held back by whoever is slower.
+async fn splice(
+    session: Arc<Session>,
+    request: Request,
+    opening: ChannelOpening,
+) -> Result<Output, CallError> {
+    let far = session.open(request).await?;
+    let near = opening.accept_output(far.reply)?;
+    let ChannelEnd {
+        tx: mut near_tx,
+        rx: near_rx,
+        control_tx: near_control,
+        control_rx: mut from_near,
+    } = near;
+    let ChannelEnd {
+        tx: far_tx,
+        rx: mut far_rx,
+        control_tx: far_control,
+        control_rx: mut from_far,
+    } = far.channel;
+    let outward = async {
+        tokio::join!(copy_bytes(near_rx, far_tx), async {
+            while let Some(control) = from_near.recv().await {
+                if far_control.send(control).await.is_err() {
+                    break;
+                }
+            }
+            // Dropping it would say that no more control messages follow,
+            // which the far side need not know.
+            std::future::pending::<()>().await
+        })
+    };
+    let inward = async {
+        let bytes = async {
+            loop {
+                match far_rx.recv().await {
+                    Ok(Some(chunk)) => {
+                        if near_tx.send_chunk(chunk).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => {
+                        near_tx.end();
+                        return;
+                    }
+                    Err(_) => return,
+                }
+            }
+        };
+        let controls = async {
+            while let Some(control) = from_far.recv().await {
+                if near_control.send(control).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(bytes, controls)
+    };
+    tokio::pin!(outward, inward);
+    let mut done = far.done;
+    let (mut result, mut read) = (None, false);
+    loop {
+        tokio::select! {
+            ended = &mut done, if result.is_none() => result = Some(ended),
+            _ = &mut inward, if !read => read = true,
+            _ = &mut outward, if result.is_none() => {}
+        }
+        // The last bytes go before the result.
+        if read && let Some(result) = result.take() {
+            return result;
+        }
+        if result.as_ref().is_some_and(Result::is_err) {
+            return result
+                .unwrap_or_else(|| Err(CallError::new(ErrorCode::Lost, "the channel ended")));
+        }
+    }
+}
+
+async fn copy_bytes(mut from: alknet_core::ByteReceiver, mut to: alknet_core::ByteSender) {
+    loop {
+        match from.recv().await {
+            Ok(Some(chunk)) => {
+                if to.send_chunk(chunk).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => {
+                to.end();
+                // Kept: dropping it would look like a cut.
+                return std::future::pending().await;
+            }
+            Err(_) => return,
+        }
+    }
+}

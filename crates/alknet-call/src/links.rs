@@ -1,0 +1,585 @@
+//! Links: supervised connections to peers. A link is dialled, kept, dialled
+//! again with growing delays, and carries calls in both directions, whoever
+//! opened its connections.
+
+use crate::{
+    import::import_catalogues,
+    limits::connection_code,
+    quic::{PathReport, QuicConnection},
+    session::{Session, SessionConfig, SessionError},
+};
+use alknet_core::{
+    CallError, Caller, Dispatcher, ErrorCode, PeerId,
+    storage::{ImportStore, Timestamp},
+    transport::Connection,
+};
+use async_trait::async_trait;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// First delay between two attempts to reach a peer.
+pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Longest delay between two attempts to reach a peer.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A link that held this long is dialled again without delay.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// In its Hello: this side serves operations, so they are worth importing.
+pub const FEATURE_OPERATIONS: &str = "operations";
+/// In its Hello: this connection carries channels, so that bulk never delays
+/// calls.
+pub const FEATURE_CHANNELS: &str = "channels";
+/// Events that a slow watcher may be behind before it misses some.
+const EVENTS_KEPT: usize = 256;
+
+/// Reaches a peer over the network.
+#[async_trait]
+pub trait Dialer: Send + Sync + 'static {
+    /// Opens a connection for the call protocol, and says who the other side
+    /// is when it calls back over it.
+    async fn dial(&self, peer: &PeerId) -> Result<(QuicConnection, Caller), DialError>;
+
+    /// Wall time, for display.
+    fn now(&self) -> Timestamp;
+}
+
+/// Why a peer was not reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// Nothing is known of where it is.
+    #[error("no address of peer `{0}` is known")]
+    NoAddress(PeerId),
+    /// It is no peer, or has no node key.
+    #[error("peer `{0}` has no node key")]
+    NoKey(PeerId),
+    /// The network did not get there.
+    #[error("peer `{peer}` was not reached: {reason}")]
+    Unreached {
+        /// Whom.
+        peer: PeerId,
+        /// What the network said.
+        reason: String,
+    },
+}
+
+/// What a link is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Calls go through.
+    Connected,
+    /// Being dialled.
+    Connecting,
+    /// Dialled again after a delay.
+    Waiting,
+    /// Nobody dials: the other side may.
+    Idle,
+}
+
+impl LinkState {
+    /// As listed.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LinkState::Connected => "connected",
+            LinkState::Connecting => "connecting",
+            LinkState::Waiting => "waiting",
+            LinkState::Idle => "idle",
+        }
+    }
+}
+
+/// A link as shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkReport {
+    /// What it is doing.
+    pub state: LinkState,
+    /// Since when.
+    pub since: Timestamp,
+    /// How it reaches the peer.
+    pub path: Option<PathReport>,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+}
+
+/// Something happened to a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkEvent {
+    /// Whose link.
+    pub peer: PeerId,
+    /// How it is now.
+    pub report: LinkReport,
+}
+
+struct Attached {
+    session: Arc<Session>,
+    quic: QuicConnection,
+    carries_channels: bool,
+}
+
+struct LinkInner {
+    sessions: Vec<Attached>,
+    state: LinkState,
+    since: Timestamp,
+    last_error: Option<String>,
+}
+
+/// One peer's link.
+pub(crate) struct Link {
+    pub(crate) peer: PeerId,
+    inner: Mutex<LinkInner>,
+    /// Counts changes of the set of sessions.
+    pub(crate) sessions_changed: watch::Sender<u64>,
+    wake: Notify,
+    supervised: Mutex<bool>,
+    pub(crate) gone: CancellationToken,
+    dialling_channels: tokio::sync::Mutex<()>,
+}
+
+struct Shared {
+    door: Dispatcher,
+    dialer: Arc<dyn Dialer>,
+    config: SessionConfig,
+    imports: Arc<dyn ImportStore>,
+    links: Mutex<HashMap<PeerId, Arc<Link>>>,
+    events: broadcast::Sender<LinkEvent>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// All links of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Links(Arc<Shared>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Links {
+    /// Links whose calls come in through `door`.
+    #[must_use]
+    pub fn new(
+        door: Dispatcher,
+        dialer: Arc<dyn Dialer>,
+        config: SessionConfig,
+        imports: Arc<dyn ImportStore>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            door,
+            dialer,
+            config,
+            imports,
+            links: Mutex::default(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }))
+    }
+
+    /// The door of this node.
+    #[must_use]
+    pub fn door(&self) -> &Dispatcher {
+        &self.0.door
+    }
+
+    pub(crate) fn imports(&self) -> &Arc<dyn ImportStore> {
+        &self.0.imports
+    }
+
+    /// Keeps a link to `peer`: dials it now, and again whenever it is lost.
+    pub fn keep(&self, peer: &PeerId) {
+        if self.0.stop.is_cancelled() {
+            return;
+        }
+        let link = self.link(peer);
+        let mut supervised = lock(&link.supervised);
+        if *supervised {
+            link.wake.notify_one();
+            return;
+        }
+        *supervised = true;
+        let (links, link) = (self.clone(), link.clone());
+        self.0.tasks.spawn(async move {
+            tokio::select! {
+                () = links.supervise(&link) => {}
+                () = link.gone.cancelled() => {}
+            }
+        });
+    }
+
+    /// Ends a link: its peer is no more.
+    pub fn forget(&self, peer: &PeerId) {
+        let Some(link) = lock(&self.0.links).remove(peer) else {
+            return;
+        };
+        link.gone.cancel();
+        for attached in lock(&link.inner).sessions.drain(..) {
+            attached
+                .session
+                .close(connection_code::NOT_ADMITTED, "no longer a peer");
+        }
+        // Removing an overlay cannot fail.
+        let _ = self
+            .0
+            .door
+            .registry()
+            .apply(alknet_core::Change::RemovePeer(peer.clone()));
+    }
+
+    /// Tries all waiting links at once: the network has changed.
+    pub fn network_changed(&self) {
+        for link in lock(&self.0.links).values() {
+            link.wake.notify_one();
+        }
+    }
+
+    /// Serves a connection that `caller` opened; returns when it has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`] if the two sides did not come to speak.
+    pub async fn serve(
+        &self,
+        connection: QuicConnection,
+        caller: Caller,
+    ) -> Result<(), SessionError> {
+        let session = self.start(&connection, caller.clone(), false).await?;
+        let serves = session
+            .remote()
+            .features
+            .iter()
+            .any(|feature| feature == FEATURE_OPERATIONS);
+        // A command line serves nothing: it is a caller, not a link.
+        let link = serves.then(|| self.link(caller.id()));
+        if let Some(link) = &link {
+            let carries_channels = session
+                .remote()
+                .features
+                .iter()
+                .any(|feature| feature == FEATURE_CHANNELS);
+            self.attach(link, session.clone(), connection, carries_channels);
+        }
+        session.closed().await;
+        if let Some(link) = &link {
+            self.detach(link, session.info().id);
+        }
+        Ok(())
+    }
+
+    async fn start(
+        &self,
+        connection: &QuicConnection,
+        caller: Caller,
+        carries_channels: bool,
+    ) -> Result<Arc<Session>, SessionError> {
+        let mut config = self.0.config.clone();
+        config.features = vec![FEATURE_OPERATIONS.into()];
+        if carries_channels {
+            config.features.push(FEATURE_CHANNELS.into());
+        }
+        let connection: Arc<dyn Connection> = Arc::new(connection.clone());
+        Session::start(connection, Some(self.0.door.clone()), caller, config).await
+    }
+
+    fn link(&self, peer: &PeerId) -> Arc<Link> {
+        let mut links = lock(&self.0.links);
+        if let Some(link) = links.get(peer) {
+            return link.clone();
+        }
+        let inner = LinkInner {
+            sessions: Vec::new(),
+            state: LinkState::Idle,
+            since: self.0.dialer.now(),
+            last_error: None,
+        };
+        let link = Arc::new(Link {
+            peer: peer.clone(),
+            inner: Mutex::new(inner),
+            sessions_changed: watch::Sender::new(0),
+            wake: Notify::new(),
+            supervised: Mutex::new(false),
+            gone: self.0.stop.child_token(),
+            dialling_channels: tokio::sync::Mutex::new(()),
+        });
+        links.insert(peer.clone(), link.clone());
+        let (links, importing) = (self.clone(), link.clone());
+        self.0.tasks.spawn(async move {
+            let gone = importing.gone.clone();
+            tokio::select! {
+                () = import_catalogues(&links, &importing) => {}
+                () = gone.cancelled() => {}
+            }
+        });
+        link
+    }
+
+    fn attach(
+        &self,
+        link: &Link,
+        session: Arc<Session>,
+        quic: QuicConnection,
+        carries_channels: bool,
+    ) {
+        lock(&link.inner).sessions.push(Attached {
+            session,
+            quic,
+            carries_channels,
+        });
+        link.sessions_changed.send_modify(|count| *count += 1);
+        self.set_state(link, LinkState::Connected, None);
+    }
+
+    /// Takes one connection out. Others, newer ones among them, stay.
+    fn detach(&self, link: &Link, connection: u64) {
+        let alone = {
+            let mut inner = lock(&link.inner);
+            inner
+                .sessions
+                .retain(|attached| attached.session.info().id != connection);
+            !inner
+                .sessions
+                .iter()
+                .any(|attached| !attached.carries_channels)
+        };
+        link.sessions_changed.send_modify(|count| *count += 1);
+        if alone && !link.gone.is_cancelled() {
+            let supervised = *lock(&link.supervised);
+            self.set_state(
+                link,
+                if supervised {
+                    LinkState::Waiting
+                } else {
+                    LinkState::Idle
+                },
+                None,
+            );
+        }
+    }
+
+    fn set_state(&self, link: &Link, state: LinkState, last_error: Option<String>) {
+        {
+            let mut inner = lock(&link.inner);
+            if inner.state == state && inner.last_error == last_error {
+                return;
+            }
+            if inner.state != state {
+                inner.since = self.0.dialer.now();
+            }
+            inner.state = state;
+            inner.last_error = last_error;
+        }
+        // Nobody watching is fine.
+        let _ = self.0.events.send(LinkEvent {
+            peer: link.peer.clone(),
+            report: link.report(),
+        });
+    }
+
+    /// Dials for as long as the link is kept.
+    async fn supervise(&self, link: &Arc<Link>) {
+        let mut delay = BACKOFF_MIN;
+        loop {
+            if link.session().is_some() {
+                link.wait_until_alone().await;
+                continue;
+            }
+            self.set_state(link, LinkState::Connecting, None);
+            let began = tokio::time::Instant::now();
+            let failed = match self.dial(link, false).await {
+                // The task that the link belongs to now tells when it ends.
+                Ok(session) => {
+                    session.closed().await;
+                    self.detach(link, session.info().id);
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            if link.session().is_some() {
+                continue;
+            }
+            if failed.is_none() && began.elapsed() > STABLE_AFTER {
+                delay = BACKOFF_MIN;
+            }
+            self.set_state(link, LinkState::Waiting, failed);
+            tokio::select! {
+                () = tokio::time::sleep(jittered(delay)) => delay = (delay * 2).min(BACKOFF_MAX),
+                () = link.wake.notified() => delay = BACKOFF_MIN,
+            }
+        }
+    }
+
+    async fn dial(&self, link: &Arc<Link>, carries_channels: bool) -> Result<Arc<Session>, String> {
+        let (connection, caller) = self
+            .0
+            .dialer
+            .dial(&link.peer)
+            .await
+            .map_err(|error| error.to_string())?;
+        let session = self
+            .start(&connection, caller, carries_channels)
+            .await
+            .map_err(|error| error.to_string())?;
+        self.attach(link, session.clone(), connection, carries_channels);
+        Ok(session)
+    }
+
+    /// A session to `peer` for queries, mutations and subscriptions.
+    ///
+    /// # Errors
+    ///
+    /// `UNAVAILABLE` if there is none now.
+    pub fn session(&self, peer: &PeerId) -> Result<Arc<Session>, CallError> {
+        let link = lock(&self.0.links).get(peer).cloned();
+        link.and_then(|link| link.session())
+            .ok_or_else(|| not_connected(peer))
+    }
+
+    /// A session to `peer` for channels: its own connection, dialled when
+    /// first needed, so that bulk never delays calls. Where this node cannot
+    /// dial the peer, the calls' connection serves.
+    ///
+    /// # Errors
+    ///
+    /// `UNAVAILABLE` if the peer is not connected at all.
+    pub async fn channel_session(&self, peer: &PeerId) -> Result<Arc<Session>, CallError> {
+        let link = lock(&self.0.links)
+            .get(peer)
+            .cloned()
+            .ok_or_else(|| not_connected(peer))?;
+        let calls = link.session().ok_or_else(|| not_connected(peer))?;
+        if let Some(session) = link.channel_session() {
+            return Ok(session);
+        }
+        let _one_dials = link.dialling_channels.lock().await;
+        if let Some(session) = link.channel_session() {
+            return Ok(session);
+        }
+        match self.dial(&link, true).await {
+            Ok(session) => {
+                let (links, link, ending) = (self.clone(), link.clone(), session.clone());
+                self.0.tasks.spawn(async move {
+                    ending.closed().await;
+                    links.detach(&link, ending.info().id);
+                });
+                Ok(session)
+            }
+            Err(cause) => {
+                tracing::debug!(%peer, cause, "no second connection, channels share the first");
+                Ok(calls)
+            }
+        }
+    }
+
+    /// How a peer's link is, if it has one.
+    #[must_use]
+    pub fn report(&self, peer: &PeerId) -> Option<LinkReport> {
+        let link = lock(&self.0.links).get(peer).cloned();
+        link.map(|link| link.report())
+    }
+
+    /// Peers that are connected.
+    #[must_use]
+    pub fn connected(&self) -> Vec<PeerId> {
+        lock(&self.0.links)
+            .values()
+            .filter(|link| link.session().is_some())
+            .map(|link| link.peer.clone())
+            .collect()
+    }
+
+    /// Announces what happens to links. A watcher that falls 256 events behind
+    /// misses some and reads [`Links::report`] again.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<LinkEvent> {
+        self.0.events.subscribe()
+    }
+
+    /// Closes everything and waits for its tasks.
+    pub async fn shutdown(&self) {
+        self.0.stop.cancel();
+        for link in lock(&self.0.links).values() {
+            for attached in &lock(&link.inner).sessions {
+                attached
+                    .session
+                    .close(connection_code::DONE, "shutting down");
+            }
+        }
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links")
+            .field("connected", &self.connected())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// The newest live session for calls.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        let inner = lock(&self.inner);
+        let mut live = inner
+            .sessions
+            .iter()
+            .rev()
+            .filter(|attached| !attached.session.is_closed());
+        live.find(|attached| !attached.carries_channels)
+            .map(|attached| attached.session.clone())
+    }
+
+    fn channel_session(&self) -> Option<Arc<Session>> {
+        let inner = lock(&self.inner);
+        let mut live = inner
+            .sessions
+            .iter()
+            .rev()
+            .filter(|attached| !attached.session.is_closed());
+        live.find(|attached| attached.carries_channels)
+            .map(|attached| attached.session.clone())
+    }
+
+    async fn wait_until_alone(&self) {
+        let mut changes = self.sessions_changed.subscribe();
+        while self.session().is_some() && changes.changed().await.is_ok() {}
+    }
+
+    fn report(&self) -> LinkReport {
+        let inner = lock(&self.inner);
+        let live = inner
+            .sessions
+            .iter()
+            .rev()
+            .find(|attached| !attached.carries_channels && !attached.session.is_closed());
+        LinkReport {
+            state: if live.is_some() {
+                LinkState::Connected
+            } else {
+                inner.state
+            },
+            since: inner.since,
+            path: live.and_then(|attached| attached.quic.path()),
+            last_error: inner.last_error.clone(),
+        }
+    }
+}
+
+fn not_connected(peer: &PeerId) -> CallError {
+    CallError::new(
+        ErrorCode::Unavailable,
+        format!("peer `{peer}` is not connected"),
+    )
+    .with_details(serde_json::json!({ "peer": peer }))
+}
+
+/// Between half of `delay` and all of it, so that nodes do not dial in step.
+fn jittered(delay: Duration) -> Duration {
+    delay.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+}

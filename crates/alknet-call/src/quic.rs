@@ -1,0 +1,314 @@
+//! Core's neutral [`Connection`] over an iroh connection.
+
+use alknet_core::{
+    Credential,
+    transport::{BiStream, Connection, ConnectionClosed, ConnectionInfo, RecvHalf, SendHalf},
+};
+use async_trait::async_trait;
+use iroh::{
+    TransportAddr,
+    endpoint::{self, ConnectionError, IdleTimeout, QuicTransportConfig, VarInt},
+};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Code with which a stream is reset when its owner drops it unfinished.
+pub const DROPPED: u32 = 0;
+
+/// Limits of the transport; every one has a name, none is the library's
+/// default by accident.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuicLimits {
+    /// Bidirectional streams the other side may have open: calls in flight.
+    pub streams_per_connection_max: u32,
+    /// Unidirectional streams the other side may have open.
+    pub uni_streams_per_connection_max: u32,
+    /// Bytes a stream may receive before they are read. Above 2 MiB the
+    /// library closes connections under loss.
+    pub stream_window_bytes: u32,
+    /// Bytes a connection may receive before they are read.
+    pub connection_window_bytes: u32,
+    /// Bytes a connection may have sent and not yet seen acknowledged.
+    pub send_window_bytes: u64,
+    /// Silence after which the other side counts as gone.
+    pub idle: Duration,
+    /// How often a silent connection is kept alive.
+    pub keep_alive: Duration,
+}
+
+impl Default for QuicLimits {
+    fn default() -> Self {
+        Self {
+            streams_per_connection_max: 1024,
+            uni_streams_per_connection_max: 8,
+            stream_window_bytes: 1_250_000,
+            connection_window_bytes: 16 * 1024 * 1024,
+            send_window_bytes: 10_000_000,
+            idle: Duration::from_secs(15),
+            keep_alive: Duration::from_secs(5),
+        }
+    }
+}
+
+impl QuicLimits {
+    /// The transport configuration that enforces them.
+    #[must_use]
+    pub fn transport_config(&self) -> QuicTransportConfig {
+        let idle = IdleTimeout::try_from(self.idle).ok();
+        QuicTransportConfig::builder()
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams_per_connection_max))
+            .max_concurrent_uni_streams(VarInt::from_u32(self.uni_streams_per_connection_max))
+            .stream_receive_window(VarInt::from_u32(self.stream_window_bytes))
+            .receive_window(VarInt::from_u32(self.connection_window_bytes))
+            .send_window(self.send_window_bytes)
+            .max_idle_timeout(idle)
+            .keep_alive_interval(self.keep_alive)
+            // Unreliable datagrams are not used: none may pile up.
+            .datagram_receive_buffer_size(None)
+            .build()
+    }
+}
+
+/// How a connection reaches the other side at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathReport {
+    /// The selected path is direct (not through a relay).
+    pub is_direct: bool,
+    /// Address of the selected path: a socket address or a relay's URL.
+    pub address: String,
+    /// Round-trip time of the selected path.
+    pub rtt: Duration,
+    /// All open paths.
+    pub paths: usize,
+}
+
+/// An iroh connection.
+#[derive(Clone, Debug)]
+pub struct QuicConnection {
+    inner: endpoint::Connection,
+    info: ConnectionInfo,
+}
+
+impl QuicConnection {
+    /// Wraps a connection whose handshake is complete: the other side's key is
+    /// proven.
+    #[must_use]
+    pub fn new(inner: endpoint::Connection) -> Self {
+        let remote = inner
+            .paths()
+            .iter()
+            .find_map(|path| match path.remote_addr() {
+                TransportAddr::Ip(addr) => Some(*addr),
+                _ => None,
+            });
+        let info = ConnectionInfo {
+            id: inner.stable_id() as u64,
+            alpn: inner.alpn().to_vec(),
+            credential: Some(Credential::NodeKey(*inner.remote_id().as_bytes())),
+            remote,
+            is_initiator: inner.side() == endpoint::Side::Client,
+        };
+        Self { inner, info }
+    }
+
+    /// The selected path, if one is.
+    #[must_use]
+    pub fn path(&self) -> Option<PathReport> {
+        let paths = self.inner.paths();
+        let count = paths.iter().count();
+        let path = paths
+            .iter()
+            .find(|path| path.is_selected())
+            .or_else(|| paths.iter().next())?;
+        let (is_direct, address) = match path.remote_addr() {
+            TransportAddr::Ip(addr) => (true, addr.to_string()),
+            TransportAddr::Relay(url) => (false, url.to_string()),
+            other => (true, format!("{other:?}")),
+        };
+        Some(PathReport {
+            is_direct,
+            address,
+            rtt: path.rtt(),
+            paths: count,
+        })
+    }
+
+    /// Direct addresses at which the other side was seen.
+    #[must_use]
+    pub fn remote_addresses(&self) -> Vec<SocketAddr> {
+        let paths = self.inner.paths();
+        paths
+            .iter()
+            .filter_map(|path| match path.remote_addr() {
+                TransportAddr::Ip(addr) => Some(*addr),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The connection itself.
+    #[must_use]
+    pub fn inner(&self) -> &endpoint::Connection {
+        &self.inner
+    }
+}
+
+fn closed(error: &ConnectionError) -> ConnectionClosed {
+    let code = match error {
+        ConnectionError::ApplicationClosed(close) => {
+            u32::try_from(close.error_code.into_inner()).ok()
+        }
+        _ => None,
+    };
+    let reason = match error {
+        ConnectionError::ApplicationClosed(close) => {
+            String::from_utf8_lossy(&close.reason).into_owned()
+        }
+        other => other.to_string(),
+    };
+    ConnectionClosed { code, reason }
+}
+
+#[async_trait]
+impl Connection for QuicConnection {
+    fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    async fn open_bi(&self) -> Result<BiStream, ConnectionClosed> {
+        let (send, recv) = self.inner.open_bi().await.map_err(|error| closed(&error))?;
+        Ok(BiStream {
+            send: Box::new(QuicSend::new(send)),
+            recv: Box::new(QuicRecv(recv)),
+        })
+    }
+
+    async fn accept_bi(&self) -> Result<BiStream, ConnectionClosed> {
+        let (send, recv) = self
+            .inner
+            .accept_bi()
+            .await
+            .map_err(|error| closed(&error))?;
+        Ok(BiStream {
+            send: Box::new(QuicSend::new(send)),
+            recv: Box::new(QuicRecv(recv)),
+        })
+    }
+
+    async fn open_uni(&self) -> Result<Box<dyn SendHalf>, ConnectionClosed> {
+        let send = self
+            .inner
+            .open_uni()
+            .await
+            .map_err(|error| closed(&error))?;
+        Ok(Box::new(QuicSend::new(send)))
+    }
+
+    async fn accept_uni(&self) -> Result<Box<dyn RecvHalf>, ConnectionClosed> {
+        let recv = self
+            .inner
+            .accept_uni()
+            .await
+            .map_err(|error| closed(&error))?;
+        Ok(Box::new(QuicRecv(recv)))
+    }
+
+    fn close(&self, code: u32, reason: &str) {
+        self.inner.close(VarInt::from_u32(code), reason.as_bytes());
+    }
+
+    async fn closed(&self) -> ConnectionClosed {
+        closed(&self.inner.closed().await)
+    }
+}
+
+struct QuicSend {
+    inner: endpoint::SendStream,
+    ended: bool,
+}
+
+impl QuicSend {
+    fn new(inner: endpoint::SendStream) -> Self {
+        Self {
+            inner,
+            ended: false,
+        }
+    }
+}
+
+impl Drop for QuicSend {
+    fn drop(&mut self) {
+        // The library finishes a dropped stream, which would make a cut look
+        // like an end.
+        if !self.ended {
+            let _ = self.inner.reset(VarInt::from_u32(DROPPED));
+        }
+    }
+}
+
+#[async_trait]
+impl SendHalf for QuicSend {
+    fn reset(&mut self, code: u32) {
+        self.ended = true;
+        // An error means that the stream has ended already.
+        let _ = self.inner.reset(VarInt::from_u32(code));
+    }
+
+    fn finish(&mut self) {
+        self.ended = true;
+        let _ = self.inner.finish();
+    }
+
+    async fn stopped(&mut self) -> Option<u32> {
+        match self.inner.stopped().await {
+            Ok(Some(code)) => u32::try_from(code.into_inner()).ok().or(Some(u32::MAX)),
+            Ok(None) => None,
+            // The connection is gone: nobody reads.
+            Err(_) => Some(DROPPED),
+        }
+    }
+}
+
+impl AsyncWrite for QuicSend {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.inner), cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.inner), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.ended = true;
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.inner), cx)
+    }
+}
+
+struct QuicRecv(endpoint::RecvStream);
+
+#[async_trait]
+impl RecvHalf for QuicRecv {
+    fn stop(&mut self, code: u32) {
+        // An error means that the stream has ended already.
+        let _ = self.0.stop(VarInt::from_u32(code));
+    }
+}
+
+impl AsyncRead for QuicRecv {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.0), cx, buf)
+    }
+}
