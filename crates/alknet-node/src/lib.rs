@@ -1,1 +1,42 @@
-//! Assembles configuration, stores, registry, endpoint and handlers into a running node.
+//! Assembles configuration, stores, registry, endpoint and links into a
+//! running node, which drains gracefully.
+//!
+//! [`Node::builder`] is the embedding API; the `alknet` crate re-exports it.
+//! Not here: the wire (`alknet-call`), the store (`alknet-store`), running
+//! programs (`alknet-exec`), printing (`alknet-cli`).
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let node = alknet_node::Node::builder().data_dir("./data").spawn().await?;
+//! let ticket = node.invite(&["reader"]).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod admission;
+mod builder;
+mod check;
+pub mod config;
+pub mod control;
+pub mod data_dir;
+mod dialer;
+mod endpoint;
+mod join;
+mod logs;
+mod node;
+mod operations;
+mod ops;
+mod setup;
+pub mod ticket;
+
+pub use crate::{
+    builder::{NodeBuilder, StartError},
+    check::{check_database, check_keys},
+    config::{Config, ConfigError, RelaySetting},
+    data_dir::{DataDir, DataDirError, Runtime},
+    endpoint::BindError,
+    logs::{LINES_KEPT, LogBuffer, LogLine},
+    node::{Node, NodeStatus, OWNER, ReloadError, ReloadReport, VERSION},
+    operations::OperationsError,
+    setup::{InitError, InitOptions, InitReport, OpenKeysError, init, is_initialised},
+};

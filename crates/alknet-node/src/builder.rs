@@ -1,0 +1,478 @@
+//! Puts a node together: configuration, stores, registry, endpoint, links.
+
+use crate::{
+    admission::{Admission, AdmissionLimits, Neutral, QuicHandler},
+    config::{Config, ConfigError, RelaySetting},
+    data_dir::{DataDir, DataDirError},
+    dialer::StoreDialer,
+    endpoint::{self, BindError, EndpointOptions},
+    join::{self, JoinHandler},
+    logs::LogBuffer,
+    node::{Node, OWNER, Parts, Shared, VERSION},
+    operations::{OperationsError, configured_operations, demo_operations, names},
+    ops,
+    setup::{InitError, InitOptions, NodeKeys, OpenKeysError, init, is_initialised, open_keys},
+};
+use alknet_call::{SessionConfig, links::Links, quic::QuicConnection};
+use alknet_core::{
+    AuditOutcome, AuditRow, AuditSink, AuditWriter, Caller, Dispatcher, GrantTarget, Grants, PeerId, Registration,
+    Registry, RoleName,
+    storage::{
+        AuditLog, IdempotencyStore, IdentityChange, IdentityIndex, IdentityStore, ImportStore, NodeKey, PeerRecord,
+        SharedClock, StoreError, system_clock,
+    },
+    transport::ProtocolHandler,
+};
+use alknet_exec::{Exec, ExecConfigError, shell_operations};
+use alknet_store::{InstanceLock, LockError, OpenStoreError, Store};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use n0_watcher::Watcher;
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock},
+    time::{Duration, Instant},
+};
+use tokio::sync::{oneshot, watch};
+
+/// How often kept idempotency keys are looked through for old ones.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No data directory was given.
+    #[error("a node needs a data directory")]
+    NoDataDir,
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// Another process has it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The keys could not be made.
+    #[error(transparent)]
+    Init(#[from] InitError),
+    /// The keys could not be read.
+    #[error(transparent)]
+    Keys(#[from] OpenKeysError),
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] OpenStoreError),
+    /// The store cannot be read or written.
+    #[error("failed to read the store")]
+    StoreUse(#[source] StoreError),
+    /// Programs cannot be run as configured.
+    #[error(transparent)]
+    Exec(#[from] ExecConfigError),
+    /// Configured or embedded operations cannot be registered.
+    #[error(transparent)]
+    Operations(#[from] OperationsError),
+    /// A relay makes no sense.
+    #[error("{0}")]
+    Relay(String),
+    /// The endpoint does not open.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A task of the runtime was lost.
+    #[error("the runtime is shutting down")]
+    Runtime,
+}
+
+impl StartError {
+    /// The sentence that helps.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            StartError::Config(error) => error.hint(),
+            StartError::DataDir(error) | StartError::Keys(OpenKeysError::DataDir(error)) => error.hint(),
+            StartError::Lock(LockError::Held { .. }) => Some("stop it with `alknet down`, or use another --data-dir".into()),
+            StartError::Init(error) => error.hint(),
+            StartError::Keys(OpenKeysError::Vault(alknet_vault::OpenVaultError::Exposed { path, .. })) => Some(format!("chmod go= {}", path.display())),
+            StartError::Store(OpenStoreError::Exposed { path, .. }) => Some(format!("chmod go= {}", path.display())),
+            StartError::Store(OpenStoreError::TooNew { .. }) => Some("a newer release of alknet wrote it; update this one".into()),
+            StartError::Bind(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+type Override = Box<dyn Fn(&mut Config) + Send + Sync>;
+
+/// Describes a node; [`NodeBuilder::spawn`] starts it.
+#[derive(Default)]
+#[must_use = "a node starts with `spawn`"]
+pub struct NodeBuilder {
+    data_dir: Option<PathBuf>,
+    config: Option<Config>,
+    config_file: Option<PathBuf>,
+    name: Option<String>,
+    bind: Option<SocketAddr>,
+    relays: Option<Vec<String>>,
+    demo: bool,
+    logs: Option<LogBuffer>,
+    operations: Vec<Registration>,
+    handlers: Vec<Arc<dyn ProtocolHandler>>,
+    clock: Option<SharedClock>,
+}
+
+impl std::fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeBuilder").field("data_dir", &self.data_dir).finish_non_exhaustive()
+    }
+}
+
+impl NodeBuilder {
+    /// Where the node keeps what it needs; made, with new keys, if missing.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(path.into());
+        self
+    }
+
+    /// Uses this configuration and reads no file.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Reads this file instead of `alknet.toml` in the data directory.
+    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config_file = Some(path.into());
+        self
+    }
+
+    /// How the node calls itself, whatever the configuration says.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// UDP address and port, whatever the configuration says.
+    pub fn bind(mut self, address: SocketAddr) -> Self {
+        self.bind = Some(address);
+        self
+    }
+
+    /// Relays (`none`, `n0` or URLs), whatever the configuration says.
+    pub fn relays(mut self, relays: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.relays = Some(relays.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Adds example operations.
+    pub fn demo(mut self, demo: bool) -> Self {
+        self.demo = demo;
+        self
+    }
+
+    /// The log that `node/logs` shows; install it in the subscriber too.
+    pub fn logs(mut self, logs: LogBuffer) -> Self {
+        self.logs = Some(logs);
+        self
+    }
+
+    /// Adds an operation.
+    pub fn operation(mut self, operation: Registration) -> Self {
+        self.operations.push(operation);
+        self
+    }
+
+    /// Adds operations.
+    pub fn operations(mut self, operations: impl IntoIterator<Item = Registration>) -> Self {
+        self.operations.extend(operations);
+        self
+    }
+
+    /// Serves another protocol on its own ALPN.
+    pub fn handler(mut self, handler: Arc<dyn ProtocolHandler>) -> Self {
+        self.handlers.push(handler);
+        self
+    }
+
+    /// Tells the wall time by this clock.
+    pub fn clock(mut self, clock: SharedClock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    fn overrides(&self) -> Override {
+        let (name, bind, relays) = (self.name.clone(), self.bind, self.relays.clone());
+        Box::new(move |config| {
+            if let Some(name) = &name {
+                config.name = Some(name.clone());
+            }
+            if let Some(bind) = bind {
+                config.network.bind = Some(bind);
+            }
+            if let Some(relays) = &relays {
+                config.network.relays = Some(relays.clone());
+            }
+        })
+    }
+
+    /// Starts the node; when it returns, the node serves.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: one sentence, and a hint where there is one.
+    pub async fn spawn(self) -> Result<Node, StartError> {
+        let data = DataDir::new(self.data_dir.clone().ok_or(StartError::NoDataDir)?);
+        let overrides = self.overrides();
+        let config_path = self.config_file.clone().unwrap_or_else(|| data.config());
+        let mut config = match &self.config {
+            Some(config) => config.clone(),
+            None if self.config_file.is_some() || config_path.exists() => Config::load(&config_path)?,
+            None => Config::default(),
+        };
+        overrides(&mut config);
+        let relays = relay_settings(&config)?;
+        let clock = self.clock.clone().unwrap_or_else(system_clock);
+
+        data.create()?;
+        let lock = InstanceLock::acquire(data.path())?;
+        data.check_modes()?;
+        let (keys, store) = open_files(&data).await?;
+        let (audit, writer) = AuditWriter::new();
+        let started_at = clock();
+        after_crash(&store, &audit, started_at).await?;
+
+        let exec = Exec::new(config.exec.clone())?;
+        let (configured, scopes) = configured_operations(&config, &exec, data.path())?;
+        let roles = config.role_set(scopes)?;
+        let identity_store: Arc<dyn IdentityStore> = Arc::new(store.clone());
+        let identities = IdentityIndex::load(identity_store, roles, clock.clone()).await.map_err(StartError::StoreUse)?;
+        let identities = Arc::new(identities);
+        ensure_owner(&identities, keys.owner_public).await?;
+
+        let quic = config.limits.quic();
+        let admission = Admission::new(identities.clone(), admission_limits(&config));
+        let endpoint = endpoint::open(&data, EndpointOptions {
+            key: keys.node.clone(),
+            bind: config.network.bind,
+            relays: &relays,
+            port_mapping: config.network.port_mapping,
+            limits: quic,
+            // None yet: the protocols are set once they can be served.
+            alpns: Vec::new(),
+        })
+        .await?;
+
+        let name = config.name.clone().unwrap_or_else(host_name);
+        let store_for_shared: Arc<Store> = Arc::new(store.clone());
+        let shared = Arc::new(Shared {
+            config_path,
+            config: Mutex::new(config.clone()),
+            overrides,
+            identities: identities.clone(),
+            audit_log: store_for_shared.clone() as Arc<dyn AuditLog>,
+            imports: store_for_shared.clone() as Arc<dyn ImportStore>,
+            logs: self.logs.clone().unwrap_or_default(),
+            exec: exec.clone(),
+            name: name.clone(),
+            relays,
+            key: *keys.node.public().as_bytes(),
+            started: Instant::now(),
+            started_at,
+            stop: watch::Sender::new(None),
+            places: ArcSwap::default(),
+            configured: Mutex::new(names(&configured)),
+            parts: OnceLock::new(),
+            data,
+        });
+
+        let registry = Registry::new();
+        let mut operations = ops::builtin(&shared);
+        operations.extend(shell_operations(&exec));
+        operations.extend(configured);
+        if self.demo {
+            operations.extend(demo_operations());
+        }
+        operations.extend(self.operations);
+        registry.register(operations).map_err(OperationsError::Registration)?;
+
+        let known = identities.clone();
+        let door = Dispatcher::builder(registry)
+            .identities(identities.clone())
+            .idempotency(store_for_shared.clone() as Arc<dyn IdempotencyStore>)
+            .audit(audit.clone())
+            .limits(config.limits.door())
+            .node(name.clone(), shared.key)
+            .known_peer(move |peer| known.peer(peer.as_str()).is_some())
+            .clock(clock)
+            .run(rand::random())
+            .build();
+        let dialer = Arc::new(StoreDialer { endpoint: endpoint.clone(), identities: identities.clone(), admission: admission.clone() });
+        let session = SessionConfig { software: format!("alknet/{VERSION}"), node_name: name.clone(), ..SessionConfig::default() };
+        let links = Links::new(door.clone(), dialer, session, shared.imports.clone());
+        let parts = Parts { door, endpoint: endpoint.clone(), admission: admission.clone(), links: links.clone() };
+        if shared.parts.set(parts).is_err() {
+            return Err(StartError::Runtime);
+        }
+
+        let (audit_stop, stopped) = oneshot::channel::<()>();
+        let log = shared.audit_log.clone();
+        let audit_task = tokio::spawn(async move {
+            let stop = async {
+                // A sender that is gone says the same.
+                let _ = stopped.await;
+            };
+            if let Err(cause) = writer.run(log, stop).await {
+                tracing::error!(%cause, "audit rows were lost");
+            }
+        });
+
+        shared.refresh_places();
+        serve_protocols(&shared, &endpoint, &admission, &audit, self.handlers);
+        let tasks = spawn_tasks(&shared, &endpoint, &admission, store.clone());
+        for peer in &identities.snapshot().peers {
+            shared.keep_link(&peer.id);
+        }
+        shared.data.write_runtime(&shared.runtime())?;
+        tracing::info!(name = %shared.name, "ready");
+        Ok(Node { shared, store, lock: Some(lock), audit, tasks, audit_stop: Some(audit_stop), audit_task: Some(audit_task) })
+    }
+}
+
+fn relay_settings(config: &Config) -> Result<Vec<RelaySetting>, StartError> {
+    let texts = config.network.relays.iter().flatten();
+    let parsed: Result<Vec<RelaySetting>, String> = texts.map(|text| RelaySetting::parse(text)).collect();
+    let parsed = parsed.map_err(StartError::Relay)?;
+    if parsed.contains(&RelaySetting::None) && parsed.len() > 1 {
+        return Err(StartError::Relay("relay `none` excludes others".into()));
+    }
+    Ok(parsed)
+}
+
+fn admission_limits(config: &Config) -> AdmissionLimits {
+    AdmissionLimits {
+        connections_per_identity_max: config.limits.connections_per_identity_max,
+        connections_per_address_max: config.limits.connections_per_address_max,
+        handshakes_per_address: config.limits.handshakes_per_address,
+        handshakes_total: config.limits.handshakes_total,
+    }
+}
+
+/// Keys and store, off the runtime's threads: both wait for the disk.
+async fn open_files(data: &DataDir) -> Result<(NodeKeys, Store), StartError> {
+    let data = data.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        if !is_initialised(data.path()) {
+            init(data.path(), &InitOptions::default())?;
+        }
+        let keys = open_keys(&data)?;
+        let store = Store::open(&data.database())?;
+        Ok::<_, StartError>((keys, store))
+    });
+    opened.await.map_err(|_| StartError::Runtime)?
+}
+
+/// After a crash, up to 200 ms of audit rows may be missing: that is said in
+/// the log itself.
+async fn after_crash(store: &Store, audit: &AuditSink, now: alknet_core::storage::Timestamp) -> Result<(), StartError> {
+    if store.unclean_start() {
+        tracing::warn!("the node was not stopped cleanly; up to 200 ms of audit rows may be missing");
+        let mut row = AuditRow::event(now, "node", "node/start");
+        row.outcome = AuditOutcome::code("unclean-start".into());
+        audit.record(row).await;
+    }
+    store.mark_running().await.map_err(StartError::StoreUse)
+}
+
+/// The command line's own peer, with the role `admin`.
+async fn ensure_owner(identities: &IdentityIndex, key: [u8; 32]) -> Result<(), StartError> {
+    if identities.peer(OWNER).is_some() {
+        return Ok(());
+    }
+    let id = PeerId::parse(OWNER).expect("a literal slug");
+    let mut owner = PeerRecord::new(id, identities.now());
+    owner.node_keys = vec![NodeKey { key, until: None }];
+    owner.grants = Grants::from_iter([GrantTarget::Role(RoleName::parse("admin").expect("a literal slug"))]);
+    let row = AuditRow::event(identities.now(), "node", "node/init");
+    identities.apply(IdentityChange::AddPeer(owner), row).await.map_err(StartError::StoreUse)
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    PeerId::from_text(name.split('.').next().unwrap_or_default()).map_or_else(|| "node".into(), |id| id.to_string())
+}
+
+struct CallHandler {
+    links: Links,
+}
+
+#[async_trait]
+impl QuicHandler for CallHandler {
+    async fn serve(&self, connection: QuicConnection, caller: Caller) {
+        if let Err(cause) = self.links.serve(connection, caller).await {
+            tracing::debug!(%cause, "a connection ended before it was used");
+        }
+    }
+}
+
+fn serve_protocols(shared: &Arc<Shared>, endpoint: &iroh::Endpoint, admission: &Arc<Admission>, audit: &AuditSink, handlers: Vec<Arc<dyn ProtocolHandler>>) {
+    let (places, joined) = (shared.clone(), shared.clone());
+    let join = JoinHandler {
+        identities: shared.identities.clone(),
+        node_name: shared.name.clone(),
+        own_addresses: Box::new(move || places.own_addresses()),
+        joined: Box::new(move |peer| joined.keep_link(peer)),
+        audit: audit.clone(),
+        failures: join::Failures::default(),
+    };
+    admission.serve_alpn(endpoint, alknet_call::ALPN, Arc::new(CallHandler { links: shared.links().clone() }));
+    admission.serve_alpn(endpoint, join::ALPN, Arc::new(join));
+    for handler in handlers {
+        let alpn = handler.alpn().to_vec();
+        admission.serve_alpn(endpoint, &alpn, Arc::new(Neutral(handler)));
+    }
+}
+
+fn spawn_tasks(shared: &Arc<Shared>, endpoint: &iroh::Endpoint, admission: &Arc<Admission>, store: Store) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut tasks = vec![tokio::spawn(admission.clone().accept_loop(endpoint.clone())), tokio::spawn(admission.clone().watch_rights())];
+    let identities = shared.identities.clone();
+    tasks.push(tokio::spawn(async move { identities.expire().await }));
+    let (following, mut addresses) = (shared.clone(), endpoint.watch_addr());
+    tasks.push(tokio::spawn(async move {
+        while addresses.updated().await.is_ok() {
+            following.refresh_places();
+            if let Err(cause) = following.data.write_runtime(&following.runtime()) {
+                tracing::warn!(%cause, "runtime.json was not written");
+            }
+            following.links().network_changed();
+        }
+    }));
+    let seeing = shared.clone();
+    tasks.push(tokio::spawn(async move { note_seen(seeing).await }));
+    let (identities, kept) = (shared.identities.clone(), alknet_core::Limits::default().idempotency_kept);
+    tasks.push(tokio::spawn(async move {
+        loop {
+            let before = alknet_core::storage::Timestamp(identities.now().0 - i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
+            if let Err(cause) = store.prune(before).await {
+                tracing::warn!(%cause, "old idempotency keys were not removed");
+            }
+            tokio::time::sleep(PRUNE_EVERY).await;
+        }
+    }));
+    tasks
+}
+
+/// Notes when a peer connects, for `last_seen_at`.
+async fn note_seen(shared: Arc<Shared>) {
+    let mut events = shared.links().events();
+    loop {
+        match events.recv().await {
+            Ok(event) if event.report.state == alknet_call::links::LinkState::Connected => {
+                if let Err(cause) = shared.identities.seen(&event.peer, None).await {
+                    tracing::debug!(peer = %event.peer, %cause, "not noted as seen");
+                }
+            }
+            Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}

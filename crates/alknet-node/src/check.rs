@@ -1,0 +1,33 @@
+//! Looks at the files of a data directory without changing them.
+
+use crate::{data_dir::DataDir, setup::OpenKeysError};
+use alknet_core::storage::hex32;
+use alknet_store::{OpenStoreError, Store};
+use alknet_vault::Vault;
+use std::path::Path;
+
+/// Opens the vault and answers with the node's public key.
+///
+/// # Errors
+///
+/// [`OpenKeysError`] if others may read the keys, or they do not open.
+pub fn check_keys(dir: &Path) -> Result<String, OpenKeysError> {
+    let data = DataDir::new(dir);
+    data.check_modes()?;
+    let vault = Vault::open(data.path())?;
+    let node = vault.node_key().map_err(OpenKeysError::Key)?;
+    Ok(hex32::encode(&node.public_key()))
+}
+
+/// Checks the database; `false` if there is none yet. Blocks.
+///
+/// # Errors
+///
+/// [`OpenStoreError`] if it cannot be used.
+pub fn check_database(dir: &Path) -> Result<bool, OpenStoreError> {
+    let path = DataDir::new(dir).database();
+    if !path.exists() {
+        return Ok(false);
+    }
+    Store::check(&path).map(|()| true)
+}

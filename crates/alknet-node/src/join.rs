@@ -1,0 +1,325 @@
+//! `alknet/join/1`: redeeming an invite over a connection whose keys are
+//! proven. One stream, 4 KiB, ten seconds.
+
+use crate::{
+    admission::QuicHandler,
+    dialer::{endpoint_addr, vetted},
+    ticket::{Ticket, invite_id, secret_hash},
+};
+use alknet_call::{connection_code, quic::QuicConnection};
+use alknet_core::{
+    AuditOutcome, AuditRow, CallError, Caller, ErrorCode, GrantTarget, Grants, PeerId, Surface,
+    storage::{IdentityChange, IdentityIndex, InviteRecord, NodeKey, PeerAddresses, PeerRecord, StoreError, Timestamp, hex32},
+    transport::Connection,
+};
+use async_trait::async_trait;
+use iroh::Endpoint;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use subtle::ConstantTimeEq;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, timeout},
+};
+
+/// The protocol's name on the wire.
+pub(crate) const ALPN: &[u8] = b"alknet/join/1";
+/// Most bytes of a request or a reply.
+pub(crate) const MESSAGE_BYTES_MAX: u64 = 4096;
+/// Time for the whole exchange.
+pub(crate) const EXCHANGE_MAX: Duration = Duration::from_secs(10);
+/// Failures of an address before it is slowed down.
+const FAILURES_BEFORE_DELAY: u32 = 5;
+/// Longest delay of an address that keeps failing.
+const DELAY_MAX: Duration = Duration::from_secs(8);
+/// Addresses whose failures are remembered.
+const ADDRESSES_KEPT: usize = 1024;
+/// How long a failure counts.
+const FAILURE_KEPT: Duration = Duration::from_secs(600);
+
+/// What a newcomer sends (JSON, one line of fields; unknown ones are ignored).
+#[derive(Serialize, Deserialize)]
+struct Request {
+    /// The ticket's secret, in hexadecimal.
+    secret: String,
+    /// How the newcomer calls itself.
+    name: String,
+    /// Where it can be reached.
+    #[serde(default)]
+    addresses: PeerAddresses,
+    /// What it gives in return, as told to people.
+    #[serde(default)]
+    gives: Vec<String>,
+}
+
+/// What the inviting node answers.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Joined(Joined),
+    Refused(CallError),
+}
+
+/// The newcomer is a peer now.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Joined {
+    /// How the inviting node calls itself.
+    pub(crate) name: String,
+    /// How it calls the newcomer.
+    pub(crate) you_are: PeerId,
+    /// What it gives.
+    pub(crate) gives: Vec<String>,
+    /// When that ends.
+    #[serde(default)]
+    pub(crate) expires_at: Option<Timestamp>,
+    /// Where it can be reached.
+    #[serde(default)]
+    pub(crate) addresses: PeerAddresses,
+}
+
+/// The inviting side.
+pub(crate) struct JoinHandler {
+    pub(crate) identities: Arc<IdentityIndex>,
+    pub(crate) node_name: String,
+    pub(crate) own_addresses: Box<dyn Fn() -> PeerAddresses + Send + Sync>,
+    pub(crate) joined: Box<dyn Fn(&PeerId) + Send + Sync>,
+    pub(crate) audit: alknet_core::AuditSink,
+    pub(crate) failures: Failures,
+}
+
+/// Failed attempts per address.
+#[derive(Default)]
+pub(crate) struct Failures(Mutex<HashMap<IpAddr, (u32, Instant)>>);
+
+impl Failures {
+    /// How long this address has to wait before it is answered.
+    fn delay(&self, address: Option<IpAddr>) -> Duration {
+        let Some(address) = address else { return Duration::ZERO };
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = held.get(&address).filter(|(_, at)| at.elapsed() < FAILURE_KEPT).map_or(0, |(count, _)| *count);
+        match failed.checked_sub(FAILURES_BEFORE_DELAY) {
+            None => Duration::ZERO,
+            Some(over) => Duration::from_secs(1 << over.min(3)).min(DELAY_MAX),
+        }
+    }
+
+    fn failed(&self, address: Option<IpAddr>) {
+        let Some(address) = address else { return };
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.len() >= ADDRESSES_KEPT {
+            held.retain(|_, (_, at)| at.elapsed() < FAILURE_KEPT);
+        }
+        let now = Instant::now();
+        let entry = held.entry(address).or_insert((0, now));
+        *entry = (entry.0 + 1, now);
+    }
+}
+
+pub(crate) fn is_open(invite: &InviteRecord, now: Timestamp) -> bool {
+    !invite.revoked && invite.used_by.is_none() && invite.expires_at > now
+}
+
+#[async_trait]
+impl QuicHandler for JoinHandler {
+    fn admits_strangers(&self) -> bool {
+        // Used and revoked ones count until they expire, so that whoever comes
+        // with such a ticket is told which it is.
+        self.identities.snapshot().invites.iter().any(|invite| invite.expires_at > self.identities.now())
+    }
+
+    async fn serve(&self, connection: QuicConnection, _caller: Caller) {
+        match timeout(EXCHANGE_MAX + DELAY_MAX, self.exchange(&connection)).await {
+            Ok(Ok(())) => {
+                // The newcomer closes once it has read the answer.
+                let _ = timeout(Duration::from_secs(5), connection.closed()).await;
+                connection.close(connection_code::DONE, "done");
+            }
+            Ok(Err(cause)) => {
+                tracing::debug!(%cause, "a join ended early");
+                connection.close(connection_code::NOT_ADMITTED, "not a join request");
+            }
+            Err(_) => connection.close(connection_code::NOT_ADMITTED, "too slow"),
+        }
+    }
+}
+
+impl JoinHandler {
+    async fn exchange(&self, connection: &QuicConnection) -> std::io::Result<()> {
+        let address = connection.info().remote.map(|remote| remote.ip());
+        let mut stream = timeout(EXCHANGE_MAX, connection.accept_bi()).await?.map_err(std::io::Error::other)?;
+        let request: Request = timeout(EXCHANGE_MAX, read_message(&mut stream.recv)).await??;
+        tokio::time::sleep(self.failures.delay(address)).await;
+        let answer = match self.redeem(connection, request).await {
+            Ok(joined) => Answer::Joined(joined),
+            Err(error) => {
+                self.failures.failed(address);
+                tracing::warn!(address = %connection.info().remote.map(|a| a.to_string()).unwrap_or_default(), code = %error.code, "a join was refused");
+                Answer::Refused(error)
+            }
+        };
+        stream.send.write_all(&serde_json::to_vec(&answer)?).await?;
+        stream.send.finish();
+        Ok(())
+    }
+
+    async fn redeem(&self, connection: &QuicConnection, request: Request) -> Result<Joined, CallError> {
+        let key = *connection.inner().remote_id().as_bytes();
+        let hash = request_hash(&request.secret)?;
+        let now = self.identities.now();
+        let snapshot = self.identities.snapshot();
+        // Every invite is compared, in constant time each: neither the time
+        // nor the order tells how near a guess was.
+        let mut found: Option<&InviteRecord> = None;
+        for invite in &snapshot.invites {
+            if bool::from(invite.secret_hash.ct_eq(&hash)) {
+                found = Some(invite);
+            }
+        }
+        let Some(invite) = found else {
+            self.refused(&key, "TICKET_WRONG").await;
+            return Err(CallError::domain("TICKET_WRONG", "this ticket is not of this node, or its invite is long gone"));
+        };
+        let again = invite.used_key == Some(key);
+        let peer = if again { invite.used_by.clone() } else { None };
+        let peer = match peer {
+            Some(peer) => peer,
+            None => self.newcomer_name(invite, &request.name)?,
+        };
+        let mut record = PeerRecord::new(peer.clone(), now);
+        record.grants = invite.grants.clone();
+        record.expires_at = invite.access_for_ms.map(|ms| now.plus(Duration::from_millis(ms)));
+        record.node_keys = vec![NodeKey { key, until: None }];
+        record.addresses = self.newcomer_addresses(connection, &request.addresses);
+        let mut row = AuditRow::event(now, peer.as_str(), "invites/redeem");
+        row.surface = Surface::JOIN;
+        row.resource = Some(invite.id.clone());
+        let change = IdentityChange::RedeemInvite { invite: invite.id.clone(), peer: record, now };
+        if let Err(error) = self.identities.apply(change, row).await {
+            let error = redeem_error(error);
+            self.refused(&key, &error.code).await;
+            return Err(error);
+        }
+        let held = self.identities.peer(peer.as_str());
+        (self.joined)(&peer);
+        tracing::info!(%peer, gives = %request.gives.join(" "), "a peer joined");
+        Ok(Joined {
+            name: self.node_name.clone(),
+            gives: held.iter().flat_map(|held| held.grants.iter().map(ToString::to_string)).collect(),
+            expires_at: held.and_then(|held| held.expires_at),
+            you_are: peer,
+            addresses: (self.own_addresses)(),
+        })
+    }
+
+    /// The name the invite gives, or the newcomer's own if that is free.
+    fn newcomer_name(&self, invite: &InviteRecord, own: &str) -> Result<PeerId, CallError> {
+        if let Some(name) = &invite.name {
+            return Ok(name.clone());
+        }
+        let own = PeerId::from_text(own).ok_or_else(|| CallError::invalid_field("/name", "this name cannot be made a peer's name; give another with --name"))?;
+        crate::ops::free_name(&self.identities, &own)
+    }
+
+    fn newcomer_addresses(&self, connection: &QuicConnection, said: &PeerAddresses) -> PeerAddresses {
+        let seen = connection.remote_addresses();
+        let loopback = seen.iter().any(|address| address.ip().to_canonical().is_loopback());
+        let relays = said.relays.iter().filter(|url| matches!(crate::config::RelaySetting::parse(url), Ok(crate::config::RelaySetting::Url(_))));
+        PeerAddresses { direct: vetted(&said.direct, loopback), relays: relays.take(crate::ticket::RELAYS_MAX).cloned().collect() }
+    }
+
+    async fn refused(&self, key: &[u8; 32], code: &str) {
+        let mut row = AuditRow::event(self.identities.now(), &format!("key:{}", &hex32::encode(key)[..16]), "invites/redeem");
+        row.surface = Surface::JOIN;
+        row.outcome = AuditOutcome::code(code.to_owned().into());
+        self.audit.record(row).await;
+    }
+}
+
+fn request_hash(secret: &str) -> Result<[u8; 32], CallError> {
+    let bytes = data_encoding::HEXLOWER.decode(secret.as_bytes()).map_err(|_| CallError::domain("TICKET_INVALID", "the ticket's secret is malformed"))?;
+    Ok(secret_hash(&bytes))
+}
+
+fn redeem_error(error: StoreError) -> CallError {
+    match error {
+        StoreError::InviteUsed => CallError::domain("TICKET_USED", "this ticket was used already; ask for a new one"),
+        StoreError::InviteExpired => CallError::domain("TICKET_EXPIRED", "this ticket has expired; ask for a new one"),
+        StoreError::InviteRevoked => CallError::domain("TICKET_REVOKED", "this ticket was taken back"),
+        StoreError::PeerExists(peer) => CallError::new(ErrorCode::Conflict, format!("there is a peer `{peer}` already; ask for an invite with another --name")),
+        StoreError::CredentialTaken(peer) => CallError::new(ErrorCode::Conflict, format!("this node is a peer there already, as `{peer}`")),
+        other => {
+            tracing::error!(cause = %other, "an invite could not be redeemed");
+            CallError::new(ErrorCode::Internal, "the inviting node could not store the new peer")
+        }
+    }
+}
+
+async fn read_message<T: DeserializeOwned>(recv: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<T> {
+    let mut text = Vec::new();
+    recv.take(MESSAGE_BYTES_MAX + 1).read_to_end(&mut text).await?;
+    if text.len() as u64 > MESSAGE_BYTES_MAX {
+        return Err(std::io::Error::other(format!("longer than {MESSAGE_BYTES_MAX} bytes")));
+    }
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// What the newcomer's side needs to join.
+pub(crate) struct JoinRequest<'a> {
+    pub(crate) ticket: &'a Ticket,
+    pub(crate) own_name: &'a str,
+    pub(crate) own_addresses: PeerAddresses,
+    pub(crate) gives: &'a Grants,
+}
+
+/// Redeems a ticket at the node that made it.
+pub(crate) async fn redeem(endpoint: &Endpoint, request: JoinRequest<'_>) -> Result<Joined, CallError> {
+    let ticket = request.ticket;
+    let unreached = |reason: String| {
+        let message = format!("the inviting node was not reached: {reason}");
+        CallError::new(ErrorCode::Unavailable, message).with_details(serde_json::json!({ "invite": invite_id(&ticket.secret_hash()) }))
+    };
+    let places = PeerAddresses { direct: ticket.addresses.clone(), relays: ticket.relays.clone() };
+    let address = endpoint_addr(&ticket.node_id, &places).ok_or_else(|| CallError::domain("TICKET_INVALID", "the ticket names no valid node"))?;
+    let exchange = async {
+        let connection = endpoint.connect(address, ALPN).await.map_err(|error| unreached(error.to_string()))?;
+        let connection = QuicConnection::new(connection);
+        let mut stream = connection.open_bi().await.map_err(|error| unreached(error.to_string()))?;
+        let message = Request {
+            secret: data_encoding::HEXLOWER.encode(&ticket.secret),
+            name: request.own_name.to_owned(),
+            addresses: request.own_addresses,
+            gives: request.gives.iter().map(GrantTarget::to_string).collect(),
+        };
+        let text = serde_json::to_vec(&message).map_err(|error| unreached(error.to_string()))?;
+        stream.send.write_all(&text).await.map_err(|error| closed(&connection, error, &unreached))?;
+        stream.send.finish();
+        let answer: Answer = match read_message(&mut stream.recv).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(closed(&connection, error, &unreached)),
+        };
+        connection.close(connection_code::DONE, "done");
+        match answer {
+            Answer::Joined(joined) => Ok(joined),
+            Answer::Refused(error) => Err(error),
+        }
+    };
+    match timeout(EXCHANGE_MAX + DELAY_MAX, exchange).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(unreached("no answer in time".into())),
+    }
+}
+
+/// A node that has no invite at all closes before it reads.
+fn closed(connection: &QuicConnection, error: std::io::Error, unreached: &dyn Fn(String) -> CallError) -> CallError {
+    match connection.inner().close_reason() {
+        Some(iroh::endpoint::ConnectionError::ApplicationClosed(close)) if close.error_code.into_inner() == u64::from(connection_code::NOT_ADMITTED) => {
+            CallError::domain("TICKET_WRONG", "the inviting node has no open invite: this ticket is not of it, or its clock is ahead")
+        }
+        _ => unreached(error.to_string()),
+    }
+}

@@ -1,0 +1,495 @@
+//! A running node: what its parts share, what it tells, how it changes and
+//! stops.
+
+use crate::{
+    admission::Admission,
+    config::{Config, ConfigError, RelaySetting},
+    data_dir::{DataDir, Runtime},
+    dialer::is_dialable,
+    endpoint,
+    logs::LogBuffer,
+    operations::{OperationsError, configured_operations},
+};
+use alknet_call::{Client, links::Links};
+use alknet_core::{
+    AuditSink, Caller, Change, Dispatcher, OperationName, PeerId, RouteStep,
+    storage::{AuditLog, IdentityIndex, ImportStore, PeerAddresses, Timestamp, hex32},
+};
+use alknet_exec::Exec;
+use alknet_store::{InstanceLock, Store};
+use arc_swap::ArcSwap;
+use iroh::Endpoint;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// The peer that the node's own command line is.
+pub const OWNER: &str = "owner";
+/// This release.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a node tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeStatus {
+    /// Its public key: 64 hexadecimal digits.
+    pub node_id: String,
+    /// How it calls itself.
+    pub name: String,
+    /// Its release.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: String,
+    /// Milliseconds since then.
+    pub uptime_ms: u64,
+    /// UDP addresses at which it can be reached.
+    pub addresses: Vec<String>,
+    /// Relays it uses.
+    pub relays: Vec<String>,
+    /// URL of the HTTP gateway; `null` if it is off.
+    pub http: Option<String>,
+    /// Address of the SSH server; `null` if it is off.
+    pub ssh: Option<String>,
+    /// Peers known, this node's own command line not counted.
+    pub peers: usize,
+    /// Calls in flight.
+    pub calls_in_flight: usize,
+    /// Sentences on how it can be reached, and how not.
+    pub notes: Vec<String>,
+}
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReloadReport {
+    /// Sections that are in force now.
+    pub applied: Vec<String>,
+    /// Sections that differ and wait for a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// The file cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Configured operations cannot be used.
+    #[error(transparent)]
+    Operations(#[from] OperationsError),
+    /// A role that somebody holds would go.
+    #[error("role `{role}` is held by {}", holders.join(", "))]
+    RoleInUse {
+        /// The role.
+        role: String,
+        /// Who holds it.
+        holders: Vec<String>,
+    },
+}
+
+impl ReloadError {
+    /// The sentence with its cause and its hint.
+    #[must_use]
+    pub fn full_text(&self) -> String {
+        let hint = match self {
+            ReloadError::Config(error) => error.hint(),
+            ReloadError::RoleInUse { role, holders } => holders.first().map(|peer| format!("alknet revoke {peer} {role}")),
+            ReloadError::Operations(_) => None,
+        };
+        hint.map_or_else(|| self.to_string(), |hint| format!("{self} ({hint})"))
+    }
+}
+
+/// What the parts of a node share.
+pub(crate) struct Shared {
+    pub(crate) data: DataDir,
+    pub(crate) config_path: PathBuf,
+    pub(crate) config: Mutex<Config>,
+    pub(crate) overrides: Box<dyn Fn(&mut Config) + Send + Sync>,
+    pub(crate) identities: Arc<IdentityIndex>,
+    pub(crate) audit_log: Arc<dyn AuditLog>,
+    pub(crate) imports: Arc<dyn ImportStore>,
+    pub(crate) logs: LogBuffer,
+    pub(crate) exec: Exec,
+    pub(crate) name: String,
+    pub(crate) relays: Vec<RelaySetting>,
+    pub(crate) key: [u8; 32],
+    pub(crate) started: Instant,
+    pub(crate) started_at: Timestamp,
+    pub(crate) stop: watch::Sender<Option<Option<Duration>>>,
+    pub(crate) places: ArcSwap<PeerAddresses>,
+    pub(crate) configured: Mutex<Vec<OperationName>>,
+    /// Set once, while the node is put together.
+    pub(crate) parts: OnceLock<Parts>,
+}
+
+/// Parts that need the registry, and so come after the shared ones.
+pub(crate) struct Parts {
+    pub(crate) door: Dispatcher,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) links: Links,
+}
+
+impl Shared {
+    fn parts(&self) -> &Parts {
+        self.parts.get().expect("set before the node serves")
+    }
+
+    pub(crate) fn door(&self) -> &Dispatcher {
+        &self.parts().door
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.parts().endpoint
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.parts().admission
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.parts().links
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn node_id(&self) -> [u8; 32] {
+        self.key
+    }
+
+    pub(crate) fn is_own_key(&self, key: &[u8; 32]) -> bool {
+        *key == self.key || self.identities.peer(OWNER).is_some_and(|owner| owner.node_keys.iter().any(|held| held.key == *key))
+    }
+
+    pub(crate) fn own_addresses(&self) -> PeerAddresses {
+        (**self.places.load()).clone()
+    }
+
+    /// As whom programs run here.
+    pub(crate) fn runs_as(&self) -> String {
+        match &self.config.lock().unwrap_or_else(PoisonError::into_inner).exec.user {
+            Some(user) => format!("user `{user}`"),
+            None => "this node's user".into(),
+        }
+    }
+
+    /// Keeps a link to a peer that can be dialled.
+    pub(crate) fn keep_link(&self, peer: &PeerId) {
+        let uses_discovery = self.relays.contains(&RelaySetting::N0);
+        if self.identities.peer(peer.as_str()).is_some_and(|record| is_dialable(&record, uses_discovery)) {
+            self.links().keep(peer);
+        }
+    }
+
+    /// Reads the addresses of the endpoint anew.
+    pub(crate) fn refresh_places(&self) {
+        let endpoint = self.endpoint();
+        self.places.store(Arc::new(PeerAddresses { direct: endpoint::addresses(endpoint), relays: endpoint::relays(endpoint) }));
+    }
+
+    pub(crate) fn request_stop(&self, drain: Option<Duration>) {
+        self.stop.send_replace(Some(drain));
+    }
+
+    pub(crate) fn runtime(&self) -> Runtime {
+        let places = self.own_addresses();
+        Runtime {
+            pid: std::process::id(),
+            node_id: hex32::encode(&self.key),
+            name: self.name.clone(),
+            version: VERSION.into(),
+            sockets: self.endpoint().bound_sockets(),
+            addresses: places.direct,
+            relays: places.relays,
+            http: None,
+            ssh: None,
+        }
+    }
+
+    pub(crate) fn status(&self) -> NodeStatus {
+        let places = self.own_addresses();
+        NodeStatus {
+            node_id: hex32::encode(&self.key),
+            name: self.name.clone(),
+            version: VERSION.into(),
+            pid: std::process::id(),
+            started_at: self.started_at.to_string(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            addresses: places.direct.iter().map(ToString::to_string).collect(),
+            relays: places.relays.clone(),
+            http: None,
+            ssh: None,
+            peers: self.identities.snapshot().peers.iter().filter(|peer| peer.id.as_str() != OWNER).count(),
+            calls_in_flight: self.door().in_flight(),
+            notes: self.notes(&places),
+        }
+    }
+
+    /// How it can be reached, and how not.
+    fn notes(&self, places: &PeerAddresses) -> Vec<String> {
+        let mut notes = Vec::new();
+        let loopback_only = places.direct.iter().all(|address| address.ip().to_canonical().is_loopback());
+        if loopback_only {
+            notes.push("reachable from this machine only: it is bound to loopback".into());
+        } else {
+            notes.push("reachable directly at the addresses above, as far as networks and firewalls in between let UDP through".into());
+        }
+        match self.relays.as_slice() {
+            [] | [RelaySetting::None] => notes.push("no relay is used: a machine behind a NAT reaches this one only if this one has an address it can dial (--relay n0, or --relay URL of your own)".into()),
+            relays if relays.contains(&RelaySetting::N0) => notes.push("n0's public relays and DNS discovery are used: they see node ids, addresses and sizes, and can read nothing".into()),
+            _ if places.relays.is_empty() => notes.push("a relay is configured and not connected yet".into()),
+            _ => notes.push("your own relay is used when no direct path is found".into()),
+        }
+        if !self.config.lock().unwrap_or_else(PoisonError::into_inner).network.port_mapping {
+            notes.push("nothing is published: no DNS, no mDNS, no port opened on the router".replace("no DNS, ", if self.relays.contains(&RelaySetting::N0) { "" } else { "no DNS, " }));
+        }
+        notes
+    }
+
+    /// Reads the configuration again; all of it is checked before any of it
+    /// is applied.
+    pub(crate) async fn reload(&self) -> Result<ReloadReport, ReloadError> {
+        let mut next = if self.config_path.exists() { Config::load(&self.config_path)? } else { Config::default() };
+        (self.overrides)(&mut next);
+        let old = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut report = ReloadReport::default();
+        for (section, differs) in [("name", next.name != old.name), ("network", next.network != old.network), ("limits", next.limits != old.limits), ("exec", next.exec != old.exec)] {
+            if differs {
+                report.needs_restart.push(section.into());
+            }
+        }
+        let (added, scopes) = configured_operations(&next, &self.exec, self.data.path())?;
+        let roles = next.role_set(scopes)?;
+        self.roles_in_use(&next)?;
+        if next.operations != old.operations {
+            let names = added.iter().filter_map(|added| OperationName::parse(added.name()).ok()).collect();
+            let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+            let change = Change::ReplaceLocal { remove: configured.clone(), add: added };
+            self.door().registry().apply(change).map_err(OperationsError::Registration)?;
+            *configured = names;
+            report.applied.push("operation".into());
+        }
+        if next.roles != old.roles {
+            report.applied.push("role".into());
+        }
+        self.identities.set_roles(roles);
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Config { name: old.name, network: old.network, limits: old.limits, exec: old.exec, ..next };
+        tracing::info!(applied = report.applied.join(" "), needs_restart = report.needs_restart.join(" "), "configuration read again");
+        Ok(report)
+    }
+
+    /// A role that goes while somebody holds it would take rights silently.
+    fn roles_in_use(&self, next: &Config) -> Result<(), ReloadError> {
+        let snapshot = self.identities.snapshot();
+        for role in self.identities.roles().iter() {
+            let name = role.name.as_str();
+            if alknet_core::RoleSet::is_builtin(name) || next.roles.iter().any(|role| role.name == name) {
+                continue;
+            }
+            let holds = |grants: &alknet_core::Grants| grants.iter().any(|target| target.to_string() == name);
+            let peers = snapshot.peers.iter().filter(|peer| holds(&peer.grants)).map(|peer| peer.id.to_string());
+            let groups = snapshot.groups.iter().filter(|(_, grants)| holds(grants)).map(|(group, _)| format!("group {group}"));
+            let holders: Vec<String> = peers.chain(groups).collect();
+            if !holders.is_empty() {
+                return Err(ReloadError::RoleInUse { role: name.into(), holders });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A running node. Dropping it ends it at once; [`Node::shutdown`] lets calls
+/// finish.
+pub struct Node {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) store: Store,
+    pub(crate) lock: Option<InstanceLock>,
+    pub(crate) audit: AuditSink,
+    pub(crate) tasks: Vec<tokio::task::JoinHandle<()>>,
+    pub(crate) audit_stop: Option<tokio::sync::oneshot::Sender<()>>,
+    pub(crate) audit_task: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("name", &self.shared.name).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Starts putting a node together.
+    pub fn builder() -> crate::NodeBuilder {
+        crate::NodeBuilder::default()
+    }
+
+    /// Its public key.
+    #[must_use]
+    pub fn id(&self) -> [u8; 32] {
+        self.shared.key
+    }
+
+    /// How it calls itself.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// What it tells of itself.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        self.shared.status()
+    }
+
+    /// The door in front of its operations.
+    #[must_use]
+    pub fn door(&self) -> &Dispatcher {
+        self.shared.door()
+    }
+
+    /// Calls its operations as the program that embeds it, which may do
+    /// everything.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::local(self.door().clone(), Caller::host())
+    }
+
+    /// Calls operations of a peer.
+    ///
+    /// # Panics
+    ///
+    /// Never: a text that is no peer's name fails each call with `NOT_FOUND`.
+    #[must_use]
+    pub fn peer(&self, name: &str) -> Client {
+        let step = PeerId::parse(name).map_or_else(|_| unknown_peer(), RouteStep::Peer);
+        self.client().on(vec![step])
+    }
+
+    /// Makes an invite ticket with which another node becomes a peer.
+    ///
+    /// # Errors
+    ///
+    /// As `invites/create`.
+    pub async fn invite(&self, grants: &[&str]) -> Result<String, alknet_core::CallError> {
+        let created: serde_json::Value = self.client().call("invites/create", &serde_json::json!({ "grants": grants })).await?;
+        Ok(created["ticket"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Redeems another node's ticket; answers with its name here.
+    ///
+    /// # Errors
+    ///
+    /// As `peers/join`.
+    pub async fn join(&self, ticket: &str, grants: &[&str]) -> Result<String, alknet_core::CallError> {
+        let joined: serde_json::Value = self.client().call("peers/join", &serde_json::json!({ "ticket": ticket, "grants": grants })).await?;
+        Ok(joined["peer"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until a peer is linked and its operations can be called.
+    ///
+    /// # Errors
+    ///
+    /// `UNAVAILABLE` if that takes longer than `most`.
+    pub async fn connected(&self, peer: &str, most: Duration) -> Result<(), alknet_core::CallError> {
+        let mut changes = self.door().registry().changes();
+        let offered = async {
+            while self.door().registry().view().peer(peer).next().is_none() {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let late = |_| alknet_core::CallError::new(alknet_core::ErrorCode::Unavailable, format!("peer `{peer}` is not connected"));
+        tokio::time::timeout(most, offered).await.map_err(late)
+    }
+
+    /// Reads the configuration again.
+    ///
+    /// # Errors
+    ///
+    /// [`ReloadError`]; then nothing has changed.
+    pub async fn reload(&self) -> Result<ReloadReport, ReloadError> {
+        self.shared.reload().await
+    }
+
+    /// Waits until `node/shutdown` was called; answers with the time it
+    /// leaves to running calls.
+    pub async fn stopping(&self) -> Duration {
+        let mut stop = self.shared.stop.subscribe();
+        let asked = match stop.wait_for(Option::is_some).await {
+            Ok(asked) => asked.flatten(),
+            Err(_) => None,
+        };
+        asked.unwrap_or_else(|| self.drain_time())
+    }
+
+    /// The time that the configuration leaves to running calls.
+    #[must_use]
+    pub fn drain_time(&self) -> Duration {
+        Duration::from_millis(self.shared.config.lock().unwrap_or_else(PoisonError::into_inner).limits.drain_ms)
+    }
+
+    /// Stops in order: no new calls, running ones finish or are cancelled
+    /// after `drain`, connections close, audit and stores are written out.
+    pub async fn shutdown(mut self, drain: Duration) {
+        let shared = self.shared.clone();
+        shared.data.remove_runtime();
+        shared.door().begin_drain();
+        if !shared.door().drained(drain).await {
+            tracing::warn!("calls were cancelled: they did not finish in time");
+        }
+        shared.links().shutdown().await;
+        shared.admission().stop.cancel();
+        for task in self.tasks.drain(..) {
+            task.abort();
+            // Aborted just now: only its end is waited for.
+            let _ = task.await;
+        }
+        // A closed connection ends its handler.
+        shared.endpoint().close().await;
+        shared.admission().tasks.close();
+        let ended = tokio::time::timeout(Duration::from_secs(5), shared.admission().tasks.wait()).await;
+        if ended.is_err() {
+            tracing::warn!("protocol handlers did not end in time");
+        }
+        if let Some(stop) = self.audit_stop.take() {
+            // The writer may have ended by itself.
+            let _ = stop.send(());
+        }
+        if let Some(task) = self.audit_task.take() {
+            let _ = task.await;
+        }
+        if let Err(cause) = self.store.mark_clean().await {
+            tracing::error!(%cause, "the store could not be marked as stopped cleanly");
+        }
+        self.store.close().await;
+        drop(self.lock.take());
+        tracing::info!("stopped");
+    }
+
+    /// Where the node's audit rows go.
+    #[must_use]
+    pub fn audit(&self) -> &AuditSink {
+        &self.audit
+    }
+}
+
+fn unknown_peer() -> RouteStep {
+    RouteStep::Peer(PeerId::parse("invalid-peer-name").expect("a literal slug"))
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
