@@ -3,11 +3,12 @@
 
 use crate::{
     links::{Link, Links},
-    session::{Request, Session},
+    request::Request,
+    session::Session,
 };
 use alknet_core::{
     Access, CallError, CatalogueEntry, Change, ChannelEnd, ChannelOpening, Context, ErrorCode,
-    Handler, IMPORT_OPERATIONS_MAX, IMPORT_SCHEMA_BYTES_MAX, ImportError, Input, Kind,
+    Forwarder, Handler, IMPORT_OPERATIONS_MAX, IMPORT_SCHEMA_BYTES_MAX, ImportError, Input, Kind,
     OperationAdapter, OperationName, Output, PeerId, Registration, clean_foreign_text,
 };
 use async_trait::async_trait;
@@ -236,6 +237,12 @@ fn too_much(what: &'static str, found: usize, max: usize) -> Result<(), ImportEr
         Err(ImportError::TooMuch { what, found, max })
     } else {
         Ok(())
+    }
+}
+
+impl Forwarder for Links {
+    fn handler(&self, peer: &PeerId, operation: &OperationName, kind: Kind) -> Handler {
+        forward(self, peer, operation, kind)
     }
 }
 

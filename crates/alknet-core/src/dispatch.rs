@@ -31,7 +31,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{self, Poll},
@@ -42,6 +42,13 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+/// Passes calls on to peers, of whose operations this node knows only those
+/// it may call there.
+pub trait Forwarder: Send + Sync + 'static {
+    /// A handler that calls `operation` at `peer`, as an operation of `kind`.
+    fn handler(&self, peer: &PeerId, operation: &OperationName, kind: Kind) -> Handler;
+}
 
 type KnownPeer = dyn Fn(&PeerId) -> bool + Send + Sync;
 
@@ -56,6 +63,7 @@ struct Inner {
     node_name: String,
     node_id: Option<NodeId>,
     known_peer: Option<Box<KnownPeer>>,
+    forwarder: OnceLock<Arc<dyn Forwarder>>,
     clock: SharedClock,
     run: u64,
     draining: AtomicBool,
@@ -259,6 +267,15 @@ enum Expect {
 }
 
 impl Expect {
+    /// The kind to assume of an operation that is not known here.
+    fn kind(self) -> Kind {
+        match self {
+            Expect::Unary => Kind::Mutation,
+            Expect::Subscription => Kind::Subscription,
+            Expect::Channel => Kind::Channel,
+        }
+    }
+
     fn fits(self, kind: Kind) -> bool {
         match self {
             Expect::Unary => kind.is_unary(),
@@ -292,6 +309,7 @@ impl Dispatcher {
             node_name: "node".into(),
             node_id: None,
             known_peer: None,
+            forwarder: OnceLock::new(),
             clock: system_clock(),
             run: 0,
             draining: AtomicBool::new(false),
@@ -651,7 +669,7 @@ impl Dispatcher {
             .refreshed(self.identities())
             .ok_or_else(unauthenticated)?;
         let view = self.0.registry.view();
-        let entry = self.resolve(&view, call, &caller)?;
+        let entry = self.resolve(&view, call, &caller, expect)?;
         let spec = entry.spec();
         // Visibility and access, as far as they can be known without the input:
         // a caller without the right learns nothing from how it is parsed.
@@ -721,7 +739,13 @@ impl Dispatcher {
         })
     }
 
-    fn resolve(&self, view: &View, call: &Call, caller: &Caller) -> Result<Arc<Entry>, CallError> {
+    fn resolve(
+        &self,
+        view: &View,
+        call: &Call,
+        caller: &Caller,
+        expect: Expect,
+    ) -> Result<Arc<Entry>, CallError> {
         let name = &call.operation;
         if let Some(entry) = view.resolve(name, &call.route, call.session.as_deref()) {
             return Ok(entry);
@@ -753,16 +777,25 @@ impl Dispatcher {
             let details = serde_json::json!({ "caller": caller.id(), "operation": name, "missing": { "resource": missing }, "grant": missing });
             return Err(CallError::new(ErrorCode::Forbidden, message).with_details(details));
         }
+        let known = self.0.known_peer.as_ref().is_none_or(|known| known(peer));
+        // What this node knows of a peer is what it may call there. Anything
+        // else the peer itself refuses, and says what is missing.
+        if known && let Some(forwarder) = self.0.forwarder.get() {
+            let handler = forwarder.handler(peer, name, expect.kind());
+            return Ok(Arc::new(Entry::unlisted(
+                name,
+                expect.kind(),
+                peer,
+                handler,
+            )));
+        }
         if view.has_peer(peer) {
             let near = suggestions(self, view, caller, Some(peer), name.as_str());
-            let error = CallError::new(
-                ErrorCode::NotFound,
-                format!("peer `{peer}` does not offer `{name}`"),
-            );
+            let message = format!("peer `{peer}` does not offer `{name}`");
+            let error = CallError::new(ErrorCode::NotFound, message);
             let error = error.with_details(serde_json::json!({ "operation": name, "peer": peer }));
             return Err(with_suggestions(error, near));
         }
-        let known = self.0.known_peer.as_ref().is_none_or(|known| known(peer));
         Err(if known {
             CallError::new(
                 ErrorCode::Unavailable,
@@ -983,6 +1016,13 @@ impl Dispatcher {
     #[must_use]
     pub fn panics(&self) -> u64 {
         self.0.panics.load(Ordering::Relaxed)
+    }
+
+    /// Lets calls to peers through that are not listed here; the first one
+    /// that is set stays.
+    pub fn set_forwarder(&self, forwarder: Arc<dyn Forwarder>) {
+        // Set twice means put together twice; the first serves.
+        let _ = self.0.forwarder.set(forwarder);
     }
 
     /// The registry behind this door.

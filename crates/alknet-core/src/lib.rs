@@ -72,7 +72,9 @@ pub use crate::{
         Authority, Capabilities, Context, Env, Interaction, InteractionEvent, Reach, ReachRule,
     },
     discovery::{CatalogueEntry, discovery_operations},
-    dispatch::{ChannelCall, ChannelDone, Dispatcher, DispatcherBuilder, Reply, Subscription},
+    dispatch::{
+        ChannelCall, ChannelDone, Dispatcher, DispatcherBuilder, Forwarder, Reply, Subscription,
+    },
     error::{CallError, ErrorClass, ErrorCode, Violation},
     gate::Decision,
     handler::{Channel, ChannelEnd, ChannelOpening, Control, Handler, channel_pair},

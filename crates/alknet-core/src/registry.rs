@@ -2,13 +2,15 @@
 //! nodes' operations, published as immutable snapshots.
 
 use crate::{
+    access::Access,
     call::RouteStep,
     context::{Authority, Capabilities},
     handler::Handler,
     import::IMPORT_OPERATIONS_MAX,
     name::{OperationName, PeerId},
     operation::Registration,
-    spec::{Kind, OperationSpec, Visibility},
+    schema::Schema,
+    spec::{Hints, Kind, OperationLimits, OperationSpec, Visibility},
 };
 use arc_swap::ArcSwap;
 use std::{
@@ -47,6 +49,45 @@ impl Entry {
             imported: registration.imported,
             foreign_name: registration.foreign_name,
             peer,
+        }
+    }
+
+    /// A peer's operation of which nothing is known but that somebody asks for
+    /// it; it is in no view.
+    pub(crate) fn unlisted(
+        name: &OperationName,
+        kind: Kind,
+        peer: &PeerId,
+        handler: Handler,
+    ) -> Self {
+        let spec = OperationSpec {
+            name: name.clone(),
+            kind,
+            visibility: Visibility::External,
+            summary: format!("An operation of `{peer}`."),
+            description: None,
+            input: Schema::any(),
+            output: Schema::any(),
+            errors: Vec::new(),
+            access: Access::Authenticated,
+            approve: false,
+            hints: Hints::of(kind),
+            resume: None,
+            // Not known to be none: nothing of it is kept.
+            secret_output: true,
+            examples: Vec::new(),
+            limits: OperationLimits::default(),
+            deprecated: None,
+        };
+        Self {
+            spec,
+            handler,
+            authority: None,
+            capabilities: Capabilities::default(),
+            imported: true,
+            foreign_name: None,
+            peer: Some(peer.clone()),
+            digest: [0; 32],
         }
     }
 

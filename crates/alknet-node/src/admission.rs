@@ -159,7 +159,12 @@ impl Admission {
     }
 
     /// Serves a protocol from now on; existing connections stay.
-    pub(crate) fn serve_alpn(&self, endpoint: &Endpoint, alpn: &[u8], handler: Arc<dyn QuicHandler>) {
+    pub(crate) fn serve_alpn(
+        &self,
+        endpoint: &Endpoint,
+        alpn: &[u8],
+        handler: Arc<dyn QuicHandler>,
+    ) {
         let mut handlers = (**self.handlers.load()).clone();
         handlers.insert(alpn.to_vec(), handler);
         endpoint.set_alpns(handlers.keys().cloned().collect());
@@ -183,7 +188,8 @@ impl Admission {
                 Entry::Come => {
                     let this = self.clone();
                     self.pending.fetch_add(1, Ordering::Relaxed);
-                    self.tasks.spawn(async move { this.welcome(incoming).await });
+                    self.tasks
+                        .spawn(async move { this.welcome(incoming).await });
                 }
                 Entry::ProveAddress => {
                     if let Err(error) = incoming.retry() {
@@ -203,13 +209,20 @@ impl Admission {
         if pending >= PENDING_MAX {
             return Entry::Refuse;
         }
-        let IncomingAddr::Ip(address) = incoming.remote_addr() else { return Entry::Come };
+        let IncomingAddr::Ip(address) = incoming.remote_addr() else {
+            return Entry::Come;
+        };
         let now = Instant::now();
         let mut rates = lock(&self.rates);
         if rates.addresses.len() >= ADDRESSES_KEPT {
-            rates.addresses.retain(|_, bucket| bucket.at.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1)));
+            rates.addresses.retain(|_, bucket| {
+                bucket
+                    .at
+                    .is_some_and(|at| now.duration_since(at) < Duration::from_secs(1))
+            });
         }
-        let calm = rates.total.take(self.limits.handshakes_total, now) && pending < PENDING_BEFORE_RETRY;
+        let calm =
+            rates.total.take(self.limits.handshakes_total, now) && pending < PENDING_BEFORE_RETRY;
         let bucket = rates.addresses.entry(address.ip()).or_default();
         let polite = bucket.take(self.limits.handshakes_per_address, now);
         match (incoming.remote_addr_validated(), polite, calm) {
@@ -247,20 +260,34 @@ impl Admission {
     }
 
     /// Decides from the key alone, before a stream is read.
-    fn admit(&self, connection: &QuicConnection, handler: &dyn QuicHandler) -> Result<Caller, (u32, &'static str)> {
+    fn admit(
+        &self,
+        connection: &QuicConnection,
+        handler: &dyn QuicHandler,
+    ) -> Result<Caller, (u32, &'static str)> {
         let credential = connection.info().credential.clone();
-        let known = credential.and_then(|credential| Caller::resolve(&*self.identities, credential));
+        let known =
+            credential.and_then(|credential| Caller::resolve(&*self.identities, credential));
         if known.is_none() && !handler.admits_strangers() {
             return Err((connection_code::NOT_ADMITTED, "not a peer of this node"));
         }
         let address = connection.info().remote.map(|remote| remote.ip());
         let open = lock(&self.open);
-        let same_address = open.values().filter(|held| held.address.is_some() && held.address == address).count();
+        let same_address = open
+            .values()
+            .filter(|held| held.address.is_some() && held.address == address)
+            .count();
         if same_address >= self.limits.connections_per_address_max {
-            return Err((connection_code::LIMIT, "too many connections from this address"));
+            return Err((
+                connection_code::LIMIT,
+                "too many connections from this address",
+            ));
         }
         if let Some(caller) = &known {
-            let same_peer = open.values().filter(|held| held.peer.as_ref() == Some(caller.id())).count();
+            let same_peer = open
+                .values()
+                .filter(|held| held.peer.as_ref() == Some(caller.id()))
+                .count();
             if same_peer >= self.limits.connections_per_identity_max {
                 return Err((connection_code::LIMIT, "too many connections of this peer"));
             }
@@ -268,7 +295,12 @@ impl Admission {
         Ok(known.unwrap_or_else(Caller::anonymous))
     }
 
-    async fn serve(&self, connection: QuicConnection, caller: Caller, handler: Arc<dyn QuicHandler>) {
+    async fn serve(
+        &self,
+        connection: QuicConnection,
+        caller: Caller,
+        handler: Arc<dyn QuicHandler>,
+    ) {
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let _held = self.hold(connection.clone(), &caller);
         let serving = AssertUnwindSafe(handler.serve(connection.clone(), caller)).catch_unwind();
@@ -294,7 +326,10 @@ impl Admission {
             connection,
         };
         lock(&self.open).insert(id, open);
-        Held { admission: self, id }
+        Held {
+            admission: self,
+            id,
+        }
     }
 
     /// Closes connections whose peers are gone, disabled or expired; run it
@@ -309,9 +344,17 @@ impl Admission {
             changes.mark_unchanged();
             for held in lock(&self.open).values() {
                 let Some(peer) = &held.peer else { continue };
-                let still = held.connection.info().credential.as_ref().and_then(|credential: &Credential| self.identities.resolve(credential));
+                let still = held
+                    .connection
+                    .info()
+                    .credential
+                    .as_ref()
+                    .and_then(|credential: &Credential| self.identities.resolve(credential));
                 if still.is_none_or(|identity| identity.id != *peer) {
-                    held.connection.close(connection_code::NOT_ADMITTED, "no longer a peer of this node");
+                    held.connection.close(
+                        connection_code::NOT_ADMITTED,
+                        "no longer a peer of this node",
+                    );
                 }
             }
         }
@@ -322,9 +365,16 @@ impl Admission {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let mut rates = lock(&self.rates);
-        if rates.refusals_said.is_none_or(|said| now.duration_since(said) >= Duration::from_secs(60)) {
+        if rates
+            .refusals_said
+            .is_none_or(|said| now.duration_since(said) >= Duration::from_secs(60))
+        {
             rates.refusals_said = Some(now);
-            tracing::info!(reason, total = self.counters.refused.load(Ordering::Relaxed), "refused a connection");
+            tracing::info!(
+                reason,
+                total = self.counters.refused.load(Ordering::Relaxed),
+                "refused a connection"
+            );
         }
     }
 }

@@ -15,11 +15,11 @@ use crate::{
 };
 use alknet_call::{SessionConfig, links::Links, quic::QuicConnection};
 use alknet_core::{
-    AuditOutcome, AuditRow, AuditSink, AuditWriter, Caller, Dispatcher, GrantTarget, Grants, PeerId, Registration,
-    Registry, RoleName,
+    AuditOutcome, AuditRow, AuditSink, AuditWriter, Caller, Dispatcher, GrantTarget, Grants,
+    PeerId, Registration, Registry, RoleName,
     storage::{
-        AuditLog, IdempotencyStore, IdentityChange, IdentityIndex, IdentityStore, ImportStore, NodeKey, PeerRecord,
-        SharedClock, StoreError, system_clock,
+        AuditLog, IdempotencyStore, IdentityChange, IdentityIndex, IdentityStore, ImportStore,
+        NodeKey, PeerRecord, SharedClock, StoreError, system_clock,
     },
     transport::ProtocolHandler,
 };
@@ -90,12 +90,23 @@ impl StartError {
     pub fn hint(&self) -> Option<String> {
         match self {
             StartError::Config(error) => error.hint(),
-            StartError::DataDir(error) | StartError::Keys(OpenKeysError::DataDir(error)) => error.hint(),
-            StartError::Lock(LockError::Held { .. }) => Some("stop it with `alknet down`, or use another --data-dir".into()),
+            StartError::DataDir(error) | StartError::Keys(OpenKeysError::DataDir(error)) => {
+                error.hint()
+            }
+            StartError::Lock(LockError::Held { .. }) => {
+                Some("stop it with `alknet down`, or use another --data-dir".into())
+            }
             StartError::Init(error) => error.hint(),
-            StartError::Keys(OpenKeysError::Vault(alknet_vault::OpenVaultError::Exposed { path, .. })) => Some(format!("chmod go= {}", path.display())),
-            StartError::Store(OpenStoreError::Exposed { path, .. }) => Some(format!("chmod go= {}", path.display())),
-            StartError::Store(OpenStoreError::TooNew { .. }) => Some("a newer release of alknet wrote it; update this one".into()),
+            StartError::Keys(OpenKeysError::Vault(alknet_vault::OpenVaultError::Exposed {
+                path,
+                ..
+            })) => Some(format!("chmod go= {}", path.display())),
+            StartError::Store(OpenStoreError::Exposed { path, .. }) => {
+                Some(format!("chmod go= {}", path.display()))
+            }
+            StartError::Store(OpenStoreError::TooNew { .. }) => {
+                Some("a newer release of alknet wrote it; update this one".into())
+            }
             StartError::Bind(error) => error.hint(),
             _ => None,
         }
@@ -123,7 +134,9 @@ pub struct NodeBuilder {
 
 impl std::fmt::Debug for NodeBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NodeBuilder").field("data_dir", &self.data_dir).finish_non_exhaustive()
+        f.debug_struct("NodeBuilder")
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -226,7 +239,9 @@ impl NodeBuilder {
         let config_path = self.config_file.clone().unwrap_or_else(|| data.config());
         let mut config = match &self.config {
             Some(config) => config.clone(),
-            None if self.config_file.is_some() || config_path.exists() => Config::load(&config_path)?,
+            None if self.config_file.is_some() || config_path.exists() => {
+                Config::load(&config_path)?
+            }
             None => Config::default(),
         };
         overrides(&mut config);
@@ -245,21 +260,26 @@ impl NodeBuilder {
         let (configured, scopes) = configured_operations(&config, &exec, data.path())?;
         let roles = config.role_set(scopes)?;
         let identity_store: Arc<dyn IdentityStore> = Arc::new(store.clone());
-        let identities = IdentityIndex::load(identity_store, roles, clock.clone()).await.map_err(StartError::StoreUse)?;
+        let identities = IdentityIndex::load(identity_store, roles, clock.clone())
+            .await
+            .map_err(StartError::StoreUse)?;
         let identities = Arc::new(identities);
         ensure_owner(&identities, keys.owner_public).await?;
 
         let quic = config.limits.quic();
         let admission = Admission::new(identities.clone(), admission_limits(&config));
-        let endpoint = endpoint::open(&data, EndpointOptions {
-            key: keys.node.clone(),
-            bind: config.network.bind,
-            relays: &relays,
-            port_mapping: config.network.port_mapping,
-            limits: quic,
-            // None yet: the protocols are set once they can be served.
-            alpns: Vec::new(),
-        })
+        let endpoint = endpoint::open(
+            &data,
+            EndpointOptions {
+                key: keys.node.clone(),
+                bind: config.network.bind,
+                relays: &relays,
+                port_mapping: config.network.port_mapping,
+                limits: quic,
+                // None yet: the protocols are set once they can be served.
+                alpns: Vec::new(),
+            },
+        )
         .await?;
 
         let name = config.name.clone().unwrap_or_else(host_name);
@@ -293,7 +313,9 @@ impl NodeBuilder {
             operations.extend(demo_operations());
         }
         operations.extend(self.operations);
-        registry.register(operations).map_err(OperationsError::Registration)?;
+        registry
+            .register(operations)
+            .map_err(OperationsError::Registration)?;
 
         let known = identities.clone();
         let door = Dispatcher::builder(registry)
@@ -306,10 +328,24 @@ impl NodeBuilder {
             .clock(clock)
             .run(rand::random())
             .build();
-        let dialer = Arc::new(StoreDialer { endpoint: endpoint.clone(), identities: identities.clone(), admission: admission.clone() });
-        let session = SessionConfig { software: format!("alknet/{VERSION}"), node_name: name.clone(), ..SessionConfig::default() };
+        let dialer = Arc::new(StoreDialer {
+            endpoint: endpoint.clone(),
+            identities: identities.clone(),
+            admission: admission.clone(),
+        });
+        let session = SessionConfig {
+            software: format!("alknet/{VERSION}"),
+            node_name: name.clone(),
+            ..SessionConfig::default()
+        };
         let links = Links::new(door.clone(), dialer, session, shared.imports.clone());
-        let parts = Parts { door, endpoint: endpoint.clone(), admission: admission.clone(), links: links.clone() };
+        door.set_forwarder(Arc::new(links.clone()));
+        let parts = Parts {
+            door,
+            endpoint: endpoint.clone(),
+            admission: admission.clone(),
+            links: links.clone(),
+        };
         if shared.parts.set(parts).is_err() {
             return Err(StartError::Runtime);
         }
@@ -334,13 +370,22 @@ impl NodeBuilder {
         }
         shared.data.write_runtime(&shared.runtime())?;
         tracing::info!(name = %shared.name, "ready");
-        Ok(Node { shared, store, lock: Some(lock), audit, tasks, audit_stop: Some(audit_stop), audit_task: Some(audit_task) })
+        Ok(Node {
+            shared,
+            store,
+            lock: Some(lock),
+            audit,
+            tasks,
+            audit_stop: Some(audit_stop),
+            audit_task: Some(audit_task),
+        })
     }
 }
 
 fn relay_settings(config: &Config) -> Result<Vec<RelaySetting>, StartError> {
     let texts = config.network.relays.iter().flatten();
-    let parsed: Result<Vec<RelaySetting>, String> = texts.map(|text| RelaySetting::parse(text)).collect();
+    let parsed: Result<Vec<RelaySetting>, String> =
+        texts.map(|text| RelaySetting::parse(text)).collect();
     let parsed = parsed.map_err(StartError::Relay)?;
     if parsed.contains(&RelaySetting::None) && parsed.len() > 1 {
         return Err(StartError::Relay("relay `none` excludes others".into()));
@@ -373,9 +418,15 @@ async fn open_files(data: &DataDir) -> Result<(NodeKeys, Store), StartError> {
 
 /// After a crash, up to 200 ms of audit rows may be missing: that is said in
 /// the log itself.
-async fn after_crash(store: &Store, audit: &AuditSink, now: alknet_core::storage::Timestamp) -> Result<(), StartError> {
+async fn after_crash(
+    store: &Store,
+    audit: &AuditSink,
+    now: alknet_core::storage::Timestamp,
+) -> Result<(), StartError> {
     if store.unclean_start() {
-        tracing::warn!("the node was not stopped cleanly; up to 200 ms of audit rows may be missing");
+        tracing::warn!(
+            "the node was not stopped cleanly; up to 200 ms of audit rows may be missing"
+        );
         let mut row = AuditRow::event(now, "node", "node/start");
         row.outcome = AuditOutcome::code("unclean-start".into());
         audit.record(row).await;
@@ -391,14 +442,23 @@ async fn ensure_owner(identities: &IdentityIndex, key: [u8; 32]) -> Result<(), S
     let id = PeerId::parse(OWNER).expect("a literal slug");
     let mut owner = PeerRecord::new(id, identities.now());
     owner.node_keys = vec![NodeKey { key, until: None }];
-    owner.grants = Grants::from_iter([GrantTarget::Role(RoleName::parse("admin").expect("a literal slug"))]);
+    owner.grants = Grants::from_iter([GrantTarget::Role(
+        RoleName::parse("admin").expect("a literal slug"),
+    )]);
     let row = AuditRow::event(identities.now(), "node", "node/init");
-    identities.apply(IdentityChange::AddPeer(owner), row).await.map_err(StartError::StoreUse)
+    identities
+        .apply(IdentityChange::AddPeer(owner), row)
+        .await
+        .map_err(StartError::StoreUse)
 }
 
 fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    PeerId::from_text(name.split('.').next().unwrap_or_default()).map_or_else(|| "node".into(), |id| id.to_string())
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    PeerId::from_text(name.split('.').next().unwrap_or_default())
+        .map_or_else(|| "node".into(), |id| id.to_string())
 }
 
 struct CallHandler {
@@ -414,7 +474,13 @@ impl QuicHandler for CallHandler {
     }
 }
 
-fn serve_protocols(shared: &Arc<Shared>, endpoint: &iroh::Endpoint, admission: &Arc<Admission>, audit: &AuditSink, handlers: Vec<Arc<dyn ProtocolHandler>>) {
+fn serve_protocols(
+    shared: &Arc<Shared>,
+    endpoint: &iroh::Endpoint,
+    admission: &Arc<Admission>,
+    audit: &AuditSink,
+    handlers: Vec<Arc<dyn ProtocolHandler>>,
+) {
     let (places, joined) = (shared.clone(), shared.clone());
     let join = JoinHandler {
         identities: shared.identities.clone(),
@@ -424,7 +490,13 @@ fn serve_protocols(shared: &Arc<Shared>, endpoint: &iroh::Endpoint, admission: &
         audit: audit.clone(),
         failures: join::Failures::default(),
     };
-    admission.serve_alpn(endpoint, alknet_call::ALPN, Arc::new(CallHandler { links: shared.links().clone() }));
+    admission.serve_alpn(
+        endpoint,
+        alknet_call::ALPN,
+        Arc::new(CallHandler {
+            links: shared.links().clone(),
+        }),
+    );
     admission.serve_alpn(endpoint, join::ALPN, Arc::new(join));
     for handler in handlers {
         let alpn = handler.alpn().to_vec();
@@ -432,8 +504,16 @@ fn serve_protocols(shared: &Arc<Shared>, endpoint: &iroh::Endpoint, admission: &
     }
 }
 
-fn spawn_tasks(shared: &Arc<Shared>, endpoint: &iroh::Endpoint, admission: &Arc<Admission>, store: Store) -> Vec<tokio::task::JoinHandle<()>> {
-    let mut tasks = vec![tokio::spawn(admission.clone().accept_loop(endpoint.clone())), tokio::spawn(admission.clone().watch_rights())];
+fn spawn_tasks(
+    shared: &Arc<Shared>,
+    endpoint: &iroh::Endpoint,
+    admission: &Arc<Admission>,
+    store: Store,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut tasks = vec![
+        tokio::spawn(admission.clone().accept_loop(endpoint.clone())),
+        tokio::spawn(admission.clone().watch_rights()),
+    ];
     let identities = shared.identities.clone();
     tasks.push(tokio::spawn(async move { identities.expire().await }));
     let (following, mut addresses) = (shared.clone(), endpoint.watch_addr());
@@ -448,10 +528,15 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &iroh::Endpoint, admission: &Arc<
     }));
     let seeing = shared.clone();
     tasks.push(tokio::spawn(async move { note_seen(seeing).await }));
-    let (identities, kept) = (shared.identities.clone(), alknet_core::Limits::default().idempotency_kept);
+    let (identities, kept) = (
+        shared.identities.clone(),
+        alknet_core::Limits::default().idempotency_kept,
+    );
     tasks.push(tokio::spawn(async move {
         loop {
-            let before = alknet_core::storage::Timestamp(identities.now().0 - i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
+            let before = alknet_core::storage::Timestamp(
+                identities.now().0 - i64::try_from(kept.as_millis()).unwrap_or(i64::MAX),
+            );
             if let Err(cause) = store.prune(before).await {
                 tracing::warn!(%cause, "old idempotency keys were not removed");
             }

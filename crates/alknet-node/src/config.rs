@@ -2,7 +2,9 @@
 //! refused with what was meant.
 
 use alknet_call::quic::QuicLimits;
-use alknet_core::{GrantTarget, Grants, Limits, ResourceGrant, ResourceKind, Role, RoleName, RoleSet, Scope};
+use alknet_core::{
+    GrantTarget, Grants, Limits, ResourceGrant, ResourceKind, Role, RoleName, RoleSet, Scope,
+};
 use alknet_exec::{CommandConfig, ExecConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -206,13 +208,18 @@ impl ConfigError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            ConfigError::Parse { meant: Some(meant), .. } => Some(format!("did you mean `{meant}`?")),
+            ConfigError::Parse {
+                meant: Some(meant), ..
+            } => Some(format!("did you mean `{meant}`?")),
             _ => None,
         }
     }
 
     fn value(field: impl Into<String>, message: impl ToString) -> Self {
-        Self::Value { field: field.into(), message: message.to_string() }
+        Self::Value {
+            field: field.into(),
+            message: message.to_string(),
+        }
     }
 }
 
@@ -223,10 +230,21 @@ impl Config {
     ///
     /// [`ConfigError`] that names the line and the field.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let text = std::fs::read(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
         let text = String::from_utf8(text).map_err(|error| {
-            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
-            ConfigError::Parse { path: path.into(), line, message: "the file is not UTF-8 text".into(), meant: None }
+            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+                .iter()
+                .filter(|b| **b == b'\n')
+                .count();
+            ConfigError::Parse {
+                path: path.into(),
+                line,
+                message: "the file is not UTF-8 text".into(),
+                meant: None,
+            }
         })?;
         Self::parse(&text, path)
     }
@@ -239,10 +257,18 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let config: Config = toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            let line = 1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count();
+            let line = 1 + text.as_bytes()[..at.min(text.len())]
+                .iter()
+                .filter(|b| **b == b'\n')
+                .count();
             let message = error.message().to_owned();
             let meant = meant(&message);
-            ConfigError::Parse { path: path.into(), line, message, meant }
+            ConfigError::Parse {
+                path: path.into(),
+                line,
+                message,
+                meant,
+            }
         })?;
         config.check()?;
         Ok(config)
@@ -253,10 +279,14 @@ impl Config {
             alknet_core::PeerId::parse(name).map_err(|error| ConfigError::value("name", error))?;
         }
         if self.limits.stream_window_bytes > 2 * 1024 * 1024 {
-            return Err(ConfigError::value("limits.stream_window_bytes", "above 2 MiB connections break under loss"));
+            return Err(ConfigError::value(
+                "limits.stream_window_bytes",
+                "above 2 MiB connections break under loss",
+            ));
         }
         for relay in self.network.relays.iter().flatten() {
-            RelaySetting::parse(relay).map_err(|message| ConfigError::value("network.relays", message))?;
+            RelaySetting::parse(relay)
+                .map_err(|message| ConfigError::value("network.relays", message))?;
         }
         self.role_set(Vec::new()).map(drop)
     }
@@ -268,11 +298,15 @@ impl Config {
     ///
     /// [`ConfigError::Value`] that names the role.
     pub fn role_set(&self, operator_scopes: Vec<Scope>) -> Result<RoleSet, ConfigError> {
-        let roles: Result<Vec<Role>, ConfigError> = self.roles.iter().map(RoleConfig::role).collect();
+        let roles: Result<Vec<Role>, ConfigError> =
+            self.roles.iter().map(RoleConfig::role).collect();
         let roles = roles?;
         for (at, role) in roles.iter().enumerate() {
             if roles[..at].iter().any(|other| other.name == role.name) {
-                return Err(ConfigError::value(format!("role `{}`", role.name), "is given twice"));
+                return Err(ConfigError::value(
+                    format!("role `{}`", role.name),
+                    "is given twice",
+                ));
             }
         }
         Ok(RoleSet::new(roles, operator_scopes))
@@ -290,7 +324,9 @@ impl RoleConfig {
         for text in self.scopes.iter().chain(&self.operations) {
             let target = GrantTarget::parse(text).map_err(|error| wrong(error.to_string()))?;
             if matches!(target, GrantTarget::Role(_)) {
-                return Err(wrong(format!("`{text}` is no scope: roles contain no roles")));
+                return Err(wrong(format!(
+                    "`{text}` is no scope: roles contain no roles"
+                )));
             }
             grants.add(target);
         }
@@ -300,17 +336,29 @@ impl RoleConfig {
         for grant in resources(&self.deny).map_err(&wrong)? {
             grants.add(GrantTarget::Deny(grant));
         }
-        let summary = self.summary.clone().unwrap_or_else(|| "A configured role.".into());
-        Ok(Role { name, summary, grants })
+        let summary = self
+            .summary
+            .clone()
+            .unwrap_or_else(|| "A configured role.".into());
+        Ok(Role {
+            name,
+            summary,
+            grants,
+        })
     }
 }
 
-fn resources(table: &BTreeMap<String, BTreeMap<String, Vec<String>>>) -> Result<Vec<ResourceGrant>, String> {
+fn resources(
+    table: &BTreeMap<String, BTreeMap<String, Vec<String>>>,
+) -> Result<Vec<ResourceGrant>, String> {
     let mut grants = Vec::new();
     for (kind, patterns) in table {
-        let kind = ResourceKind::parse(kind).ok_or_else(|| format!("`{kind}` is no kind of resource"))?;
+        let kind =
+            ResourceKind::parse(kind).ok_or_else(|| format!("`{kind}` is no kind of resource"))?;
         for (pattern, actions) in patterns {
-            grants.push(ResourceGrant::parse(kind, pattern, actions).map_err(|error| error.to_string())?);
+            grants.push(
+                ResourceGrant::parse(kind, pattern, actions).map_err(|error| error.to_string())?,
+            );
         }
     }
     Ok(grants)
@@ -321,7 +369,11 @@ fn resources(table: &BTreeMap<String, BTreeMap<String, Vec<String>>>) -> Result<
 fn meant(message: &str) -> Option<String> {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let wrong = quoted.next().filter(|_| message.starts_with("unknown "))?;
-    quoted.map(|known| (alknet_core::edit_distance(wrong, known), known)).filter(|(distance, known)| *distance <= 1 + known.len() / 4).min().map(|(_, known)| known.to_owned())
+    quoted
+        .map(|known| (alknet_core::edit_distance(wrong, known), known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .min()
+        .map(|(_, known)| known.to_owned())
 }
 
 /// How the node uses relays.
@@ -353,8 +405,14 @@ impl RelaySetting {
 /// Reads a relay's URL: `https`, or plain `http` where nobody can listen in
 /// on the way (loopback and private addresses).
 fn parse_relay_url(text: &str) -> Result<iroh::RelayUrl, String> {
-    let url: iroh::RelayUrl = text.parse().map_err(|_| format!("`{text}` is neither `none`, `n0` nor a relay's URL"))?;
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let url: iroh::RelayUrl = text
+        .parse()
+        .map_err(|_| format!("`{text}` is neither `none`, `n0` nor a relay's URL"))?;
+    let host = url
+        .host_str()
+        .unwrap_or_default()
+        .trim_matches(['[', ']'])
+        .to_owned();
     let private = host == "localhost"
         || host.parse::<std::net::IpAddr>().is_ok_and(|ip| match ip {
             std::net::IpAddr::V4(ip) => ip.is_loopback() || ip.is_private(),
@@ -363,7 +421,9 @@ fn parse_relay_url(text: &str) -> Result<iroh::RelayUrl, String> {
     match url.scheme() {
         "https" => Ok(url),
         "http" if private => Ok(url),
-        "http" => Err(format!("relay `{text}` is plain http on a public address; use https")),
+        "http" => Err(format!(
+            "relay `{text}` is plain http on a public address; use https"
+        )),
         other => Err(format!("relay `{text}` has scheme `{other}`; use https")),
     }
 }
@@ -385,7 +445,10 @@ mod tests {
     #[test]
     fn a_misspelt_field_names_its_line_and_what_was_meant() {
         let error = parse("name = \"home\"\n\n[netwrok]\nbind = \"0.0.0.0:0\"\n").unwrap_err();
-        assert!(error.to_string().contains("line 3") && error.to_string().contains("netwrok"), "{error}");
+        assert!(
+            error.to_string().contains("line 3") && error.to_string().contains("netwrok"),
+            "{error}"
+        );
         assert_eq!(error.hint().unwrap(), "did you mean `network`?");
         let error = parse("[limits]\ncalls_per_pear_max = 3\n").unwrap_err();
         assert_eq!(error.hint().unwrap(), "did you mean `calls_per_peer_max`?");
@@ -401,9 +464,20 @@ mod tests {
     fn roles_are_checked() {
         let config = parse("[[role]]\nname = \"support\"\nscopes = [\"deploy:write\"]\nresources = { bucket = { \"logs/**\" = [\"read\", \"list\"] } }\n").unwrap();
         let roles = config.role_set(Vec::new()).unwrap();
-        let grants: Vec<String> = roles.role("support").unwrap().grants.iter().map(ToString::to_string).collect();
+        let grants: Vec<String> = roles
+            .role("support")
+            .unwrap()
+            .grants
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(grants, ["deploy:write", "bucket:logs/**=read,list"]);
-        assert!(parse("[[role]]\nname = \"admin\"\n").unwrap_err().to_string().contains("built-in"));
+        assert!(
+            parse("[[role]]\nname = \"admin\"\n")
+                .unwrap_err()
+                .to_string()
+                .contains("built-in")
+        );
         assert!(parse("[[role]]\nname = \"x\"\nscopes = [\"Bad Scope\"]\n").is_err());
     }
 
@@ -411,10 +485,24 @@ mod tests {
     fn relays_are_https_or_private() {
         assert_eq!(RelaySetting::parse("none"), Ok(RelaySetting::None));
         assert_eq!(RelaySetting::parse("n0"), Ok(RelaySetting::N0));
-        for good in ["https://relay.example.org", "http://127.0.0.1:3340", "http://10.0.0.1:3340", "http://[::1]:1"] {
-            assert!(matches!(RelaySetting::parse(good), Ok(RelaySetting::Url(_))), "{good}");
+        for good in [
+            "https://relay.example.org",
+            "http://127.0.0.1:3340",
+            "http://10.0.0.1:3340",
+            "http://[::1]:1",
+        ] {
+            assert!(
+                matches!(RelaySetting::parse(good), Ok(RelaySetting::Url(_))),
+                "{good}"
+            );
         }
-        for bad in ["http://relay.example.org", "relay", "ftp://10.0.0.1", "http://8.8.8.8", ""] {
+        for bad in [
+            "http://relay.example.org",
+            "relay",
+            "ftp://10.0.0.1",
+            "http://8.8.8.8",
+            "",
+        ] {
             assert!(RelaySetting::parse(bad).is_err(), "{bad}");
         }
     }

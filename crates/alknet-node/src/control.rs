@@ -2,9 +2,15 @@
 //! QUIC, as the peer `owner`.
 
 use crate::data_dir::{DataDir, DataDirError, Runtime};
-use alknet_call::{ALPN, Client, Session, SessionConfig, quic::{QuicConnection, QuicLimits}};
+use alknet_call::{
+    ALPN, Client, Session, SessionConfig,
+    quic::{QuicConnection, QuicLimits},
+};
 use alknet_core::Caller;
-use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr, endpoint::{NetReportConfig, PortmapperConfig, presets}};
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr,
+    endpoint::{NetReportConfig, PortmapperConfig, presets},
+};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
@@ -62,7 +68,8 @@ pub struct LocalNode {
 impl LocalNode {
     /// Ends the connection.
     pub async fn close(self) {
-        self.session.close(alknet_call::connection_code::DONE, "done");
+        self.session
+            .close(alknet_call::connection_code::DONE, "done");
         self.endpoint.close().await;
     }
 
@@ -75,7 +82,11 @@ impl LocalNode {
 /// Whether a node runs with this data directory.
 #[must_use]
 pub fn is_running(dir: &Path) -> bool {
-    dir.is_dir() && matches!(alknet_store::InstanceLock::acquire(dir), Err(alknet_store::LockError::Held { .. }))
+    dir.is_dir()
+        && matches!(
+            alknet_store::InstanceLock::acquire(dir),
+            Err(alknet_store::LockError::Held { .. })
+        )
 }
 
 /// What the node of this data directory told when it became ready.
@@ -98,25 +109,50 @@ pub async fn connect(dir: &Path) -> Result<LocalNode, ConnectError> {
         return Err(not_running());
     }
     let owner = SecretKey::from_bytes(&data.read_owner_key()?);
-    let no_answer = |reason: String| ConnectError::NoAnswer { pid: runtime.pid, reason };
+    let no_answer = |reason: String| ConnectError::NoAnswer {
+        pid: runtime.pid,
+        reason,
+    };
     let dialling = async {
         let (endpoint, address) = endpoint(owner, &runtime).await?;
-        let connection = endpoint.connect(address, ALPN).await.map_err(|error| error.to_string())?;
+        let connection = endpoint
+            .connect(address, ALPN)
+            .await
+            .map_err(|error| error.to_string())?;
         let connection = Arc::new(QuicConnection::new(connection));
-        let config = SessionConfig { software: format!("alknet-cli/{}", crate::node::VERSION), ..SessionConfig::default() };
-        let session = Session::start(connection, None, Caller::anonymous(), config).await.map_err(|error| error.to_string())?;
+        let config = SessionConfig {
+            software: format!("alknet-cli/{}", crate::node::VERSION),
+            ..SessionConfig::default()
+        };
+        let session = Session::start(connection, None, Caller::anonymous(), config)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok::<_, String>((endpoint, session))
     };
-    let dialled = timeout(CONNECT_MAX, dialling).await.map_err(|_| no_answer("no answer in time".into()))?;
+    let dialled = timeout(CONNECT_MAX, dialling)
+        .await
+        .map_err(|_| no_answer("no answer in time".into()))?;
     let (endpoint, session) = dialled.map_err(no_answer)?;
-    Ok(LocalNode { client: Client::over(session.clone()), runtime, session, endpoint })
+    Ok(LocalNode {
+        client: Client::over(session.clone()),
+        runtime,
+        session,
+        endpoint,
+    })
 }
 
 async fn endpoint(owner: SecretKey, runtime: &Runtime) -> Result<(Endpoint, EndpointAddr), String> {
-    let sockets: Vec<SocketAddr> = runtime.sockets.iter().map(|socket| local(*socket)).collect();
+    let sockets: Vec<SocketAddr> = runtime
+        .sockets
+        .iter()
+        .map(|socket| local(*socket))
+        .collect();
     let v6_only = sockets.iter().all(SocketAddr::is_ipv6);
     // Over loopback from loopback; a node bound to one address is reached at it.
-    let from: IpAddr = match (v6_only, sockets.iter().all(|socket| socket.ip().is_loopback())) {
+    let from: IpAddr = match (
+        v6_only,
+        sockets.iter().all(|socket| socket.ip().is_loopback()),
+    ) {
         (false, true) => Ipv4Addr::LOCALHOST.into(),
         (false, false) => Ipv4Addr::UNSPECIFIED.into(),
         (true, true) => Ipv6Addr::LOCALHOST.into(),
@@ -134,9 +170,13 @@ async fn endpoint(owner: SecretKey, runtime: &Runtime) -> Result<(Endpoint, Endp
         .bind()
         .await
         .map_err(|error| error.to_string())?;
-    let key = alknet_core::storage::hex32::decode(&runtime.node_id).and_then(|key| EndpointId::from_bytes(&key).ok());
+    let key = alknet_core::storage::hex32::decode(&runtime.node_id)
+        .and_then(|key| EndpointId::from_bytes(&key).ok());
     let key = key.ok_or("runtime.json names no valid node")?;
-    let reachable = sockets.into_iter().filter(|socket| socket.is_ipv6() == v6_only).map(TransportAddr::Ip);
+    let reachable = sockets
+        .into_iter()
+        .filter(|socket| socket.is_ipv6() == v6_only)
+        .map(TransportAddr::Ip);
     Ok((endpoint, EndpointAddr::from_parts(key, reachable)))
 }
 

@@ -124,8 +124,14 @@ impl DataDir {
     ///
     /// [`DataDirError::Io`] if it cannot be made.
     pub fn create(&self) -> Result<(), DataDirError> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
-        made.map_err(|source| DataDirError::Io { path: self.0.clone(), source })
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0);
+        made.map_err(|source| DataDirError::Io {
+            path: self.0.clone(),
+            source,
+        })
     }
 
     /// Refuses files with keys that others may read.
@@ -134,7 +140,13 @@ impl DataDir {
     ///
     /// [`DataDirError::Exposed`] that names the file.
     pub fn check_modes(&self) -> Result<(), DataDirError> {
-        for name in ["owner.key", "vault.json", "vault.key", "alknet.db", "alknet.db-wal"] {
+        for name in [
+            "owner.key",
+            "vault.json",
+            "vault.key",
+            "alknet.db",
+            "alknet.db-wal",
+        ] {
             check_mode(&self.0.join(name))?;
         }
         Ok(())
@@ -146,7 +158,10 @@ impl DataDir {
     ///
     /// [`DataDirError::Io`] if it cannot be written.
     pub fn write_owner_key(&self, secret: &[u8; 32]) -> Result<(), DataDirError> {
-        write_private(&self.owner_key(), format!("{}\n", alknet_core::storage::hex32::encode(secret)).as_bytes())
+        write_private(
+            &self.owner_key(),
+            format!("{}\n", alknet_core::storage::hex32::encode(secret)).as_bytes(),
+        )
     }
 
     /// Reads the owner's secret key.
@@ -156,15 +171,25 @@ impl DataDir {
     /// [`DataDirError`] if it is missing, exposed or damaged.
     pub fn read_owner_key(&self) -> Result<[u8; 32], DataDirError> {
         let path = self.owner_key();
-        let text = fs::read_to_string(&path).map_err(|source| DataDirError::Io { path: path.clone(), source })?;
+        let text = fs::read_to_string(&path).map_err(|source| DataDirError::Io {
+            path: path.clone(),
+            source,
+        })?;
         check_mode(&path)?;
-        alknet_core::storage::hex32::decode(text.trim()).ok_or_else(|| DataDirError::Damaged { path, reason: "not 64 hexadecimal digits".into() })
+        alknet_core::storage::hex32::decode(text.trim()).ok_or_else(|| DataDirError::Damaged {
+            path,
+            reason: "not 64 hexadecimal digits".into(),
+        })
     }
 
     /// The port picked at an earlier start.
     #[must_use]
     pub fn kept_port(&self) -> Option<u16> {
-        fs::read_to_string(self.port_file()).ok()?.trim().parse().ok()
+        fs::read_to_string(self.port_file())
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// Keeps the port for later starts.
@@ -194,20 +219,41 @@ impl DataDir {
 }
 
 fn check_mode(path: &Path) -> Result<(), DataDirError> {
-    let Ok(found) = fs::metadata(path) else { return Ok(()) };
+    let Ok(found) = fs::metadata(path) else {
+        return Ok(());
+    };
     let mode = found.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(DataDirError::Exposed { path: path.into(), mode }) }
+    if mode & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(DataDirError::Exposed {
+            path: path.into(),
+            mode,
+        })
+    }
 }
 
 /// Writes a file for its owner alone, whole or not at all.
 fn write_private(path: &Path, text: &[u8]) -> Result<(), DataDirError> {
-    let failed = |source| DataDirError::Io { path: path.into(), source };
+    let failed = |source| DataDirError::Io {
+        path: path.into(),
+        source,
+    };
     let temporary = path.with_extension("new");
     // Left behind by a crash: its mode is not known to be ours.
     let _ = fs::remove_file(&temporary);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
-    file.write_all(text).and_then(|()| file.sync_all()).map_err(failed)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed)?;
+    file.write_all(text)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
     fs::rename(&temporary, path).map_err(failed)?;
     let parent = path.parent().unwrap_or(Path::new("."));
-    fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed)
+    fs::File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(failed)
 }

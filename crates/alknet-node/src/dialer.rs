@@ -28,15 +28,28 @@ pub(crate) struct StoreDialer {
 #[async_trait]
 impl Dialer for StoreDialer {
     async fn dial(&self, peer: &PeerId) -> Result<(QuicConnection, Caller), DialError> {
-        let record = self.identities.peer(peer.as_str()).ok_or_else(|| DialError::NoKey(peer.clone()))?;
-        let key = record.node_key().copied().ok_or_else(|| DialError::NoKey(peer.clone()))?;
-        let address = endpoint_addr(&key, &record.addresses).ok_or_else(|| DialError::NoKey(peer.clone()))?;
-        let unreached = |reason: String| DialError::Unreached { peer: peer.clone(), reason };
+        let record = self
+            .identities
+            .peer(peer.as_str())
+            .ok_or_else(|| DialError::NoKey(peer.clone()))?;
+        let key = record
+            .node_key()
+            .copied()
+            .ok_or_else(|| DialError::NoKey(peer.clone()))?;
+        let address =
+            endpoint_addr(&key, &record.addresses).ok_or_else(|| DialError::NoKey(peer.clone()))?;
+        let unreached = |reason: String| DialError::Unreached {
+            peer: peer.clone(),
+            reason,
+        };
         let connecting = timeout(DIAL_MAX, self.endpoint.connect(address, ALPN)).await;
-        let connection = connecting.map_err(|_| unreached("no answer".into()))?.map_err(|error| unreached(error.to_string()))?;
+        let connection = connecting
+            .map_err(|_| unreached("no answer".into()))?
+            .map_err(|error| unreached(error.to_string()))?;
         let connection = QuicConnection::new(connection);
         // The record may have changed while the network was asked.
-        let caller = Caller::resolve(&*self.identities, Credential::NodeKey(key)).ok_or_else(|| DialError::NoKey(peer.clone()))?;
+        let caller = Caller::resolve(&*self.identities, Credential::NodeKey(key))
+            .ok_or_else(|| DialError::NoKey(peer.clone()))?;
         let (admission, held, known) = (self.admission.clone(), connection.clone(), caller.clone());
         self.admission.tasks.spawn(async move {
             let _held = admission.hold(held.clone(), &known);
@@ -54,13 +67,19 @@ impl Dialer for StoreDialer {
 pub(crate) fn endpoint_addr(key: &[u8; 32], addresses: &PeerAddresses) -> Option<EndpointAddr> {
     let id = EndpointId::from_bytes(key).ok()?;
     let direct = addresses.direct.iter().copied().map(TransportAddr::Ip);
-    let relays = addresses.relays.iter().filter_map(|url| url.parse::<RelayUrl>().ok()).map(TransportAddr::Relay);
+    let relays = addresses
+        .relays
+        .iter()
+        .filter_map(|url| url.parse::<RelayUrl>().ok())
+        .map(TransportAddr::Relay);
     Some(EndpointAddr::from_parts(id, direct.chain(relays)))
 }
 
 /// Whether a peer can be dialled at all.
 pub(crate) fn is_dialable(record: &PeerRecord, uses_discovery: bool) -> bool {
-    record.enabled && record.node_key().is_some() && (uses_discovery || !record.addresses.is_empty())
+    record.enabled
+        && record.node_key().is_some()
+        && (uses_discovery || !record.addresses.is_empty())
 }
 
 /// Addresses that a peer says it has: no loopback and no link-local ones,
@@ -74,7 +93,11 @@ pub(crate) fn vetted(addresses: &[SocketAddr], came_over_loopback: bool) -> Vec<
             std::net::IpAddr::V4(ip) => ip.is_link_local(),
             std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
-        let fine = address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !link_local && (came_over_loopback || !ip.is_loopback());
+        let fine = address.port() != 0
+            && !ip.is_unspecified()
+            && !ip.is_multicast()
+            && !link_local
+            && (came_over_loopback || !ip.is_loopback());
         if fine && !kept.contains(address) && kept.len() < crate::ticket::ADDRESSES_MAX {
             kept.push(*address);
         }
@@ -89,10 +112,21 @@ mod tests {
 
     #[test]
     fn a_peer_cannot_point_us_at_ourselves() {
-        let said: Vec<SocketAddr> = ["127.0.0.1:1", "[::1]:1", "169.254.169.254:80", "[fe80::1]:1", "0.0.0.0:1", "[::ffff:127.0.0.1]:1", "10.0.0.1:0", "224.0.0.1:5", "10.0.0.1:5", "10.0.0.1:5"]
-            .iter()
-            .map(|text| text.parse().unwrap())
-            .collect();
+        let said: Vec<SocketAddr> = [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "169.254.169.254:80",
+            "[fe80::1]:1",
+            "0.0.0.0:1",
+            "[::ffff:127.0.0.1]:1",
+            "10.0.0.1:0",
+            "224.0.0.1:5",
+            "10.0.0.1:5",
+            "10.0.0.1:5",
+        ]
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
         assert_eq!(vetted(&said, false), ["10.0.0.1:5".parse().unwrap()]);
         assert_eq!(vetted(&said, true).len(), 4);
     }

@@ -43,7 +43,9 @@ impl BindError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            BindError::Taken { .. } => Some("choose another with --bind ADDR:PORT; port 0 takes a free one".into()),
+            BindError::Taken { .. } => {
+                Some("choose another with --bind ADDR:PORT; port 0 takes a free one".into())
+            }
             BindError::DataDir(error) => error.hint(),
             _ => None,
         }
@@ -62,12 +64,31 @@ pub(crate) struct EndpointOptions<'a> {
 
 /// Opens the endpoint. A port that was named and is taken fails; one that was
 /// picked earlier and is taken now is replaced, and that is said.
-pub(crate) async fn open(data: &DataDir, options: EndpointOptions<'_>) -> Result<Endpoint, BindError> {
-    let asked = options.bind.unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
-    let address = if asked.port() == 0 { picked(data, asked.ip())? } else { asked };
+pub(crate) async fn open(
+    data: &DataDir,
+    options: EndpointOptions<'_>,
+) -> Result<Endpoint, BindError> {
+    let asked = options
+        .bind
+        .unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
+    let address = if asked.port() == 0 {
+        picked(data, asked.ip())?
+    } else {
+        asked
+    };
     probe(address)?;
     let uses_n0 = options.relays.contains(&RelaySetting::N0);
-    let own: Vec<RelayUrl> = options.relays.iter().filter_map(|relay| if let RelaySetting::Url(url) = relay { Some(url.clone()) } else { None }).collect();
+    let own: Vec<RelayUrl> = options
+        .relays
+        .iter()
+        .filter_map(|relay| {
+            if let RelaySetting::Url(url) = relay {
+                Some(url.clone())
+            } else {
+                None
+            }
+        })
+        .collect();
     let mut builder = match uses_n0 {
         true => Endpoint::builder(presets::N0),
         false => Endpoint::builder(presets::Minimal).net_report_config(NetReportConfig::minimal()),
@@ -80,13 +101,21 @@ pub(crate) async fn open(data: &DataDir, options: EndpointOptions<'_>) -> Result
     if !options.port_mapping {
         builder = builder.portmapper_config(PortmapperConfig::Disabled);
     }
-    builder = builder.secret_key(options.key).alpns(options.alpns).transport_config(options.limits.transport_config()).clear_ip_transports();
+    builder = builder
+        .secret_key(options.key)
+        .alpns(options.alpns)
+        .transport_config(options.limits.transport_config())
+        .clear_ip_transports();
     let invalid = |error: &dyn std::fmt::Display| BindError::Endpoint(error.to_string());
-    builder = builder.bind_addr(address).map_err(|error| invalid(&error))?;
+    builder = builder
+        .bind_addr(address)
+        .map_err(|error| invalid(&error))?;
     if options.bind.is_none() {
         // A machine without IPv6 is fine.
         let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port());
-        builder = builder.bind_addr_with_opts(v6, BindOpts::default().set_is_required(false)).map_err(|error| invalid(&error))?;
+        builder = builder
+            .bind_addr_with_opts(v6, BindOpts::default().set_is_required(false))
+            .map_err(|error| invalid(&error))?;
     }
     let endpoint = builder.bind().await.map_err(|error| invalid(&error))?;
     if asked.port() == 0
@@ -99,12 +128,17 @@ pub(crate) async fn open(data: &DataDir, options: EndpointOptions<'_>) -> Result
 
 /// The port of an earlier start, if it is still free.
 fn picked(data: &DataDir, ip: IpAddr) -> Result<SocketAddr, BindError> {
-    let Some(port) = data.kept_port() else { return Ok(SocketAddr::new(ip, 0)) };
+    let Some(port) = data.kept_port() else {
+        return Ok(SocketAddr::new(ip, 0));
+    };
     let kept = SocketAddr::new(ip, port);
     match probe(kept) {
         Ok(()) => Ok(kept),
         Err(BindError::Taken { .. }) => {
-            tracing::warn!(port, "the port used so far is taken; another is picked, and invites handed out name the old one");
+            tracing::warn!(
+                port,
+                "the port used so far is taken; another is picked, and invites handed out name the old one"
+            );
             Ok(SocketAddr::new(ip, 0))
         }
         Err(error) => Err(error),
@@ -115,7 +149,9 @@ fn picked(data: &DataDir, ip: IpAddr) -> Result<SocketAddr, BindError> {
 fn probe(address: SocketAddr) -> Result<(), BindError> {
     match UdpSocket::bind(address) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(BindError::Taken { address }),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(BindError::Taken { address })
+        }
         Err(source) => Err(BindError::Address { address, source }),
     }
 }
@@ -124,7 +160,17 @@ fn probe(address: SocketAddr) -> Result<(), BindError> {
 /// those it found out about, and the sockets it was told to bind.
 pub(crate) fn addresses(endpoint: &Endpoint) -> Vec<SocketAddr> {
     let known = endpoint.addr();
-    let mut found: Vec<SocketAddr> = known.addrs.iter().filter_map(|addr| if let TransportAddr::Ip(addr) = addr { Some(*addr) } else { None }).collect();
+    let mut found: Vec<SocketAddr> = known
+        .addrs
+        .iter()
+        .filter_map(|addr| {
+            if let TransportAddr::Ip(addr) = addr {
+                Some(*addr)
+            } else {
+                None
+            }
+        })
+        .collect();
     for socket in endpoint.bound_sockets() {
         if !socket.ip().is_unspecified() && !found.contains(&socket) {
             found.push(socket);
@@ -132,7 +178,13 @@ pub(crate) fn addresses(endpoint: &Endpoint) -> Vec<SocketAddr> {
     }
     if found.is_empty() {
         // Nothing but loopback: a machine without a network.
-        let port = |v4: bool| endpoint.bound_sockets().into_iter().find(|socket| socket.is_ipv4() == v4).map(|socket| socket.port());
+        let port = |v4: bool| {
+            endpoint
+                .bound_sockets()
+                .into_iter()
+                .find(|socket| socket.is_ipv4() == v4)
+                .map(|socket| socket.port())
+        };
         found.extend(port(true).map(|port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)));
     }
     found
@@ -140,5 +192,16 @@ pub(crate) fn addresses(endpoint: &Endpoint) -> Vec<SocketAddr> {
 
 /// Relays the endpoint is at home at, or is told to use.
 pub(crate) fn relays(endpoint: &Endpoint) -> Vec<String> {
-    endpoint.addr().addrs.iter().filter_map(|addr| if let TransportAddr::Relay(url) = addr { Some(url.to_string()) } else { None }).collect()
+    endpoint
+        .addr()
+        .addrs
+        .iter()
+        .filter_map(|addr| {
+            if let TransportAddr::Relay(url) = addr {
+                Some(url.to_string())
+            } else {
+                None
+            }
+        })
+        .collect()
 }

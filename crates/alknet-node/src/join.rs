@@ -9,7 +9,10 @@ use crate::{
 use alknet_call::{connection_code, quic::QuicConnection};
 use alknet_core::{
     AuditOutcome, AuditRow, CallError, Caller, ErrorCode, GrantTarget, Grants, PeerId, Surface,
-    storage::{IdentityChange, IdentityIndex, InviteRecord, NodeKey, PeerAddresses, PeerRecord, StoreError, Timestamp, hex32},
+    storage::{
+        IdentityChange, IdentityIndex, InviteRecord, NodeKey, PeerAddresses, PeerRecord,
+        StoreError, Timestamp, hex32,
+    },
     transport::Connection,
 };
 use async_trait::async_trait;
@@ -99,9 +102,14 @@ pub(crate) struct Failures(Mutex<HashMap<IpAddr, (u32, Instant)>>);
 impl Failures {
     /// How long this address has to wait before it is answered.
     fn delay(&self, address: Option<IpAddr>) -> Duration {
-        let Some(address) = address else { return Duration::ZERO };
+        let Some(address) = address else {
+            return Duration::ZERO;
+        };
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = held.get(&address).filter(|(_, at)| at.elapsed() < FAILURE_KEPT).map_or(0, |(count, _)| *count);
+        let failed = held
+            .get(&address)
+            .filter(|(_, at)| at.elapsed() < FAILURE_KEPT)
+            .map_or(0, |(count, _)| *count);
         match failed.checked_sub(FAILURES_BEFORE_DELAY) {
             None => Duration::ZERO,
             Some(over) => Duration::from_secs(1 << over.min(3)).min(DELAY_MAX),
@@ -129,7 +137,11 @@ impl QuicHandler for JoinHandler {
     fn admits_strangers(&self) -> bool {
         // Used and revoked ones count until they expire, so that whoever comes
         // with such a ticket is told which it is.
-        self.identities.snapshot().invites.iter().any(|invite| invite.expires_at > self.identities.now())
+        self.identities
+            .snapshot()
+            .invites
+            .iter()
+            .any(|invite| invite.expires_at > self.identities.now())
     }
 
     async fn serve(&self, connection: QuicConnection, _caller: Caller) {
@@ -151,7 +163,9 @@ impl QuicHandler for JoinHandler {
 impl JoinHandler {
     async fn exchange(&self, connection: &QuicConnection) -> std::io::Result<()> {
         let address = connection.info().remote.map(|remote| remote.ip());
-        let mut stream = timeout(EXCHANGE_MAX, connection.accept_bi()).await?.map_err(std::io::Error::other)?;
+        let mut stream = timeout(EXCHANGE_MAX, connection.accept_bi())
+            .await?
+            .map_err(std::io::Error::other)?;
         let request: Request = timeout(EXCHANGE_MAX, read_message(&mut stream.recv)).await??;
         tokio::time::sleep(self.failures.delay(address)).await;
         let answer = match self.redeem(connection, request).await {
@@ -167,7 +181,11 @@ impl JoinHandler {
         Ok(())
     }
 
-    async fn redeem(&self, connection: &QuicConnection, request: Request) -> Result<Joined, CallError> {
+    async fn redeem(
+        &self,
+        connection: &QuicConnection,
+        request: Request,
+    ) -> Result<Joined, CallError> {
         let key = *connection.inner().remote_id().as_bytes();
         let hash = request_hash(&request.secret)?;
         let now = self.identities.now();
@@ -182,7 +200,10 @@ impl JoinHandler {
         }
         let Some(invite) = found else {
             self.refused(&key, "TICKET_WRONG").await;
-            return Err(CallError::domain("TICKET_WRONG", "this ticket is not of this node, or its invite is long gone"));
+            return Err(CallError::domain(
+                "TICKET_WRONG",
+                "this ticket is not of this node, or its invite is long gone",
+            ));
         };
         let again = invite.used_key == Some(key);
         let peer = if again { invite.used_by.clone() } else { None };
@@ -192,13 +213,19 @@ impl JoinHandler {
         };
         let mut record = PeerRecord::new(peer.clone(), now);
         record.grants = invite.grants.clone();
-        record.expires_at = invite.access_for_ms.map(|ms| now.plus(Duration::from_millis(ms)));
+        record.expires_at = invite
+            .access_for_ms
+            .map(|ms| now.plus(Duration::from_millis(ms)));
         record.node_keys = vec![NodeKey { key, until: None }];
         record.addresses = self.newcomer_addresses(connection, &request.addresses);
         let mut row = AuditRow::event(now, peer.as_str(), "invites/redeem");
         row.surface = Surface::JOIN;
         row.resource = Some(invite.id.clone());
-        let change = IdentityChange::RedeemInvite { invite: invite.id.clone(), peer: record, now };
+        let change = IdentityChange::RedeemInvite {
+            invite: invite.id.clone(),
+            peer: record,
+            now,
+        };
         if let Err(error) = self.identities.apply(change, row).await {
             let error = redeem_error(error);
             self.refused(&key, &error.code).await;
@@ -209,7 +236,10 @@ impl JoinHandler {
         tracing::info!(%peer, gives = %request.gives.join(" "), "a peer joined");
         Ok(Joined {
             name: self.node_name.clone(),
-            gives: held.iter().flat_map(|held| held.grants.iter().map(ToString::to_string)).collect(),
+            gives: held
+                .iter()
+                .flat_map(|held| held.grants.iter().map(ToString::to_string))
+                .collect(),
             expires_at: held.and_then(|held| held.expires_at),
             you_are: peer,
             addresses: (self.own_addresses)(),
@@ -221,19 +251,42 @@ impl JoinHandler {
         if let Some(name) = &invite.name {
             return Ok(name.clone());
         }
-        let own = PeerId::from_text(own).ok_or_else(|| CallError::invalid_field("/name", "this name cannot be made a peer's name; give another with --name"))?;
+        let own = PeerId::from_text(own).ok_or_else(|| {
+            CallError::invalid_field(
+                "/name",
+                "this name cannot be made a peer's name; give another with --name",
+            )
+        })?;
         crate::ops::free_name(&self.identities, &own)
     }
 
-    fn newcomer_addresses(&self, connection: &QuicConnection, said: &PeerAddresses) -> PeerAddresses {
+    fn newcomer_addresses(
+        &self,
+        connection: &QuicConnection,
+        said: &PeerAddresses,
+    ) -> PeerAddresses {
         let seen = connection.remote_addresses();
-        let loopback = seen.iter().any(|address| address.ip().to_canonical().is_loopback());
-        let relays = said.relays.iter().filter(|url| matches!(crate::config::RelaySetting::parse(url), Ok(crate::config::RelaySetting::Url(_))));
-        PeerAddresses { direct: vetted(&said.direct, loopback), relays: relays.take(crate::ticket::RELAYS_MAX).cloned().collect() }
+        let loopback = seen
+            .iter()
+            .any(|address| address.ip().to_canonical().is_loopback());
+        let relays = said.relays.iter().filter(|url| {
+            matches!(
+                crate::config::RelaySetting::parse(url),
+                Ok(crate::config::RelaySetting::Url(_))
+            )
+        });
+        PeerAddresses {
+            direct: vetted(&said.direct, loopback),
+            relays: relays.take(crate::ticket::RELAYS_MAX).cloned().collect(),
+        }
     }
 
     async fn refused(&self, key: &[u8; 32], code: &str) {
-        let mut row = AuditRow::event(self.identities.now(), &format!("key:{}", &hex32::encode(key)[..16]), "invites/redeem");
+        let mut row = AuditRow::event(
+            self.identities.now(),
+            &format!("key:{}", &hex32::encode(key)[..16]),
+            "invites/redeem",
+        );
         row.surface = Surface::JOIN;
         row.outcome = AuditOutcome::code(code.to_owned().into());
         self.audit.record(row).await;
@@ -241,29 +294,54 @@ impl JoinHandler {
 }
 
 fn request_hash(secret: &str) -> Result<[u8; 32], CallError> {
-    let bytes = data_encoding::HEXLOWER.decode(secret.as_bytes()).map_err(|_| CallError::domain("TICKET_INVALID", "the ticket's secret is malformed"))?;
+    let bytes = data_encoding::HEXLOWER
+        .decode(secret.as_bytes())
+        .map_err(|_| CallError::domain("TICKET_INVALID", "the ticket's secret is malformed"))?;
     Ok(secret_hash(&bytes))
 }
 
 fn redeem_error(error: StoreError) -> CallError {
     match error {
-        StoreError::InviteUsed => CallError::domain("TICKET_USED", "this ticket was used already; ask for a new one"),
-        StoreError::InviteExpired => CallError::domain("TICKET_EXPIRED", "this ticket has expired; ask for a new one"),
-        StoreError::InviteRevoked => CallError::domain("TICKET_REVOKED", "this ticket was taken back"),
-        StoreError::PeerExists(peer) => CallError::new(ErrorCode::Conflict, format!("there is a peer `{peer}` already; ask for an invite with another --name")),
-        StoreError::CredentialTaken(peer) => CallError::new(ErrorCode::Conflict, format!("this node is a peer there already, as `{peer}`")),
+        StoreError::InviteUsed => CallError::domain(
+            "TICKET_USED",
+            "this ticket was used already; ask for a new one",
+        ),
+        StoreError::InviteExpired => CallError::domain(
+            "TICKET_EXPIRED",
+            "this ticket has expired; ask for a new one",
+        ),
+        StoreError::InviteRevoked => {
+            CallError::domain("TICKET_REVOKED", "this ticket was taken back")
+        }
+        StoreError::PeerExists(peer) => CallError::new(
+            ErrorCode::Conflict,
+            format!("there is a peer `{peer}` already; ask for an invite with another --name"),
+        ),
+        StoreError::CredentialTaken(peer) => CallError::new(
+            ErrorCode::Conflict,
+            format!("this node is a peer there already, as `{peer}`"),
+        ),
         other => {
             tracing::error!(cause = %other, "an invite could not be redeemed");
-            CallError::new(ErrorCode::Internal, "the inviting node could not store the new peer")
+            CallError::new(
+                ErrorCode::Internal,
+                "the inviting node could not store the new peer",
+            )
         }
     }
 }
 
-async fn read_message<T: DeserializeOwned>(recv: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<T> {
+async fn read_message<T: DeserializeOwned>(
+    recv: &mut (impl tokio::io::AsyncRead + Unpin),
+) -> std::io::Result<T> {
     let mut text = Vec::new();
-    recv.take(MESSAGE_BYTES_MAX + 1).read_to_end(&mut text).await?;
+    recv.take(MESSAGE_BYTES_MAX + 1)
+        .read_to_end(&mut text)
+        .await?;
     if text.len() as u64 > MESSAGE_BYTES_MAX {
-        return Err(std::io::Error::other(format!("longer than {MESSAGE_BYTES_MAX} bytes")));
+        return Err(std::io::Error::other(format!(
+            "longer than {MESSAGE_BYTES_MAX} bytes"
+        )));
     }
     Ok(serde_json::from_slice(&text)?)
 }
@@ -277,18 +355,32 @@ pub(crate) struct JoinRequest<'a> {
 }
 
 /// Redeems a ticket at the node that made it.
-pub(crate) async fn redeem(endpoint: &Endpoint, request: JoinRequest<'_>) -> Result<Joined, CallError> {
+pub(crate) async fn redeem(
+    endpoint: &Endpoint,
+    request: JoinRequest<'_>,
+) -> Result<Joined, CallError> {
     let ticket = request.ticket;
     let unreached = |reason: String| {
         let message = format!("the inviting node was not reached: {reason}");
-        CallError::new(ErrorCode::Unavailable, message).with_details(serde_json::json!({ "invite": invite_id(&ticket.secret_hash()) }))
+        CallError::new(ErrorCode::Unavailable, message)
+            .with_details(serde_json::json!({ "invite": invite_id(&ticket.secret_hash()) }))
     };
-    let places = PeerAddresses { direct: ticket.addresses.clone(), relays: ticket.relays.clone() };
-    let address = endpoint_addr(&ticket.node_id, &places).ok_or_else(|| CallError::domain("TICKET_INVALID", "the ticket names no valid node"))?;
+    let places = PeerAddresses {
+        direct: ticket.addresses.clone(),
+        relays: ticket.relays.clone(),
+    };
+    let address = endpoint_addr(&ticket.node_id, &places)
+        .ok_or_else(|| CallError::domain("TICKET_INVALID", "the ticket names no valid node"))?;
     let exchange = async {
-        let connection = endpoint.connect(address, ALPN).await.map_err(|error| unreached(error.to_string()))?;
+        let connection = endpoint
+            .connect(address, ALPN)
+            .await
+            .map_err(|error| unreached(error.to_string()))?;
         let connection = QuicConnection::new(connection);
-        let mut stream = connection.open_bi().await.map_err(|error| unreached(error.to_string()))?;
+        let mut stream = connection
+            .open_bi()
+            .await
+            .map_err(|error| unreached(error.to_string()))?;
         let message = Request {
             secret: data_encoding::HEXLOWER.encode(&ticket.secret),
             name: request.own_name.to_owned(),
@@ -296,7 +388,11 @@ pub(crate) async fn redeem(endpoint: &Endpoint, request: JoinRequest<'_>) -> Res
             gives: request.gives.iter().map(GrantTarget::to_string).collect(),
         };
         let text = serde_json::to_vec(&message).map_err(|error| unreached(error.to_string()))?;
-        stream.send.write_all(&text).await.map_err(|error| closed(&connection, error, &unreached))?;
+        stream
+            .send
+            .write_all(&text)
+            .await
+            .map_err(|error| closed(&connection, error, &unreached))?;
         stream.send.finish();
         let answer: Answer = match read_message(&mut stream.recv).await {
             Ok(answer) => answer,
@@ -315,10 +411,19 @@ pub(crate) async fn redeem(endpoint: &Endpoint, request: JoinRequest<'_>) -> Res
 }
 
 /// A node that has no invite at all closes before it reads.
-fn closed(connection: &QuicConnection, error: std::io::Error, unreached: &dyn Fn(String) -> CallError) -> CallError {
+fn closed(
+    connection: &QuicConnection,
+    error: std::io::Error,
+    unreached: &dyn Fn(String) -> CallError,
+) -> CallError {
     match connection.inner().close_reason() {
-        Some(iroh::endpoint::ConnectionError::ApplicationClosed(close)) if close.error_code.into_inner() == u64::from(connection_code::NOT_ADMITTED) => {
-            CallError::domain("TICKET_WRONG", "the inviting node has no open invite: this ticket is not of it, or its clock is ahead")
+        Some(iroh::endpoint::ConnectionError::ApplicationClosed(close))
+            if close.error_code.into_inner() == u64::from(connection_code::NOT_ADMITTED) =>
+        {
+            CallError::domain(
+                "TICKET_WRONG",
+                "the inviting node has no open invite: this ticket is not of it, or its clock is ahead",
+            )
         }
         _ => unreached(error.to_string()),
     }

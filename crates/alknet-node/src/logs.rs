@@ -51,7 +51,11 @@ pub struct LogBuffer(Arc<Shared>);
 
 impl Default for LogBuffer {
     fn default() -> Self {
-        Self(Arc::new(Shared { lines: Mutex::default(), live: broadcast::Sender::new(1024), clock: system_clock() }))
+        Self(Arc::new(Shared {
+            lines: Mutex::default(),
+            live: broadcast::Sender::new(1024),
+            clock: system_clock(),
+        }))
     }
 }
 
@@ -67,7 +71,13 @@ impl LogBuffer {
         let kept = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
         // Subscribed under the lock: no line is missed, none comes twice.
         let live = self.0.live.subscribe();
-        (kept.iter().skip(kept.len().saturating_sub(lines)).cloned().collect(), live)
+        (
+            kept.iter()
+                .skip(kept.len().saturating_sub(lines))
+                .cloned()
+                .collect(),
+            live,
+        )
     }
 
     fn push(&self, line: LogLine) {
@@ -83,7 +93,12 @@ impl LogBuffer {
 
 /// Whether `level` is at least as severe as `least`.
 pub(crate) fn is_severe(level: &str, least: &str) -> bool {
-    let rank = |text: &str| ["error", "warn", "info", "debug", "trace"].iter().position(|name| *name == text).unwrap_or(usize::MAX);
+    let rank = |text: &str| {
+        ["error", "warn", "info", "debug", "trace"]
+            .iter()
+            .position(|name| *name == text)
+            .unwrap_or(usize::MAX)
+    };
     rank(level) <= rank(least)
 }
 
@@ -115,7 +130,9 @@ struct Fields {
 impl Fields {
     fn put(&mut self, field: &Field, value: Value) {
         if field.name() == "message" {
-            self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            self.message = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
         } else {
             self.others.insert(field.name().into(), value);
         }
@@ -129,7 +146,10 @@ impl Visit for Fields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, Value::String(value.chars().take(FIELD_CHARS_MAX).collect()));
+        self.put(
+            field,
+            Value::String(value.chars().take(FIELD_CHARS_MAX).collect()),
+        );
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

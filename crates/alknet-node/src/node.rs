@@ -99,7 +99,9 @@ impl ReloadError {
     pub fn full_text(&self) -> String {
         let hint = match self {
             ReloadError::Config(error) => error.hint(),
-            ReloadError::RoleInUse { role, holders } => holders.first().map(|peer| format!("alknet revoke {peer} {role}")),
+            ReloadError::RoleInUse { role, holders } => holders
+                .first()
+                .map(|peer| format!("alknet revoke {peer} {role}")),
             ReloadError::Operations(_) => None,
         };
         hint.map_or_else(|| self.to_string(), |hint| format!("{self} ({hint})"))
@@ -167,7 +169,11 @@ impl Shared {
     }
 
     pub(crate) fn is_own_key(&self, key: &[u8; 32]) -> bool {
-        *key == self.key || self.identities.peer(OWNER).is_some_and(|owner| owner.node_keys.iter().any(|held| held.key == *key))
+        *key == self.key
+            || self
+                .identities
+                .peer(OWNER)
+                .is_some_and(|owner| owner.node_keys.iter().any(|held| held.key == *key))
     }
 
     pub(crate) fn own_addresses(&self) -> PeerAddresses {
@@ -176,7 +182,13 @@ impl Shared {
 
     /// As whom programs run here.
     pub(crate) fn runs_as(&self) -> String {
-        match &self.config.lock().unwrap_or_else(PoisonError::into_inner).exec.user {
+        match &self
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .exec
+            .user
+        {
             Some(user) => format!("user `{user}`"),
             None => "this node's user".into(),
         }
@@ -185,7 +197,11 @@ impl Shared {
     /// Keeps a link to a peer that can be dialled.
     pub(crate) fn keep_link(&self, peer: &PeerId) {
         let uses_discovery = self.relays.contains(&RelaySetting::N0);
-        if self.identities.peer(peer.as_str()).is_some_and(|record| is_dialable(&record, uses_discovery)) {
+        if self
+            .identities
+            .peer(peer.as_str())
+            .is_some_and(|record| is_dialable(&record, uses_discovery))
+        {
             self.links().keep(peer);
         }
     }
@@ -193,7 +209,10 @@ impl Shared {
     /// Reads the addresses of the endpoint anew.
     pub(crate) fn refresh_places(&self) {
         let endpoint = self.endpoint();
-        self.places.store(Arc::new(PeerAddresses { direct: endpoint::addresses(endpoint), relays: endpoint::relays(endpoint) }));
+        self.places.store(Arc::new(PeerAddresses {
+            direct: endpoint::addresses(endpoint),
+            relays: endpoint::relays(endpoint),
+        }));
     }
 
     pub(crate) fn request_stop(&self, drain: Option<Duration>) {
@@ -228,7 +247,13 @@ impl Shared {
             relays: places.relays.clone(),
             http: None,
             ssh: None,
-            peers: self.identities.snapshot().peers.iter().filter(|peer| peer.id.as_str() != OWNER).count(),
+            peers: self
+                .identities
+                .snapshot()
+                .peers
+                .iter()
+                .filter(|peer| peer.id.as_str() != OWNER)
+                .count(),
             calls_in_flight: self.door().in_flight(),
             notes: self.notes(&places),
         }
@@ -237,7 +262,10 @@ impl Shared {
     /// How it can be reached, and how not.
     fn notes(&self, places: &PeerAddresses) -> Vec<String> {
         let mut notes = Vec::new();
-        let loopback_only = places.direct.iter().all(|address| address.ip().to_canonical().is_loopback());
+        let loopback_only = places
+            .direct
+            .iter()
+            .all(|address| address.ip().to_canonical().is_loopback());
         if loopback_only {
             notes.push("reachable from this machine only: it is bound to loopback".into());
         } else {
@@ -249,8 +277,23 @@ impl Shared {
             _ if places.relays.is_empty() => notes.push("a relay is configured and not connected yet".into()),
             _ => notes.push("your own relay is used when no direct path is found".into()),
         }
-        if !self.config.lock().unwrap_or_else(PoisonError::into_inner).network.port_mapping {
-            notes.push("nothing is published: no DNS, no mDNS, no port opened on the router".replace("no DNS, ", if self.relays.contains(&RelaySetting::N0) { "" } else { "no DNS, " }));
+        if !self
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .network
+            .port_mapping
+        {
+            notes.push(
+                "nothing is published: no DNS, no mDNS, no port opened on the router".replace(
+                    "no DNS, ",
+                    if self.relays.contains(&RelaySetting::N0) {
+                        ""
+                    } else {
+                        "no DNS, "
+                    },
+                ),
+            );
         }
         notes
     }
@@ -258,11 +301,24 @@ impl Shared {
     /// Reads the configuration again; all of it is checked before any of it
     /// is applied.
     pub(crate) async fn reload(&self) -> Result<ReloadReport, ReloadError> {
-        let mut next = if self.config_path.exists() { Config::load(&self.config_path)? } else { Config::default() };
+        let mut next = if self.config_path.exists() {
+            Config::load(&self.config_path)?
+        } else {
+            Config::default()
+        };
         (self.overrides)(&mut next);
-        let old = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let old = self
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let mut report = ReloadReport::default();
-        for (section, differs) in [("name", next.name != old.name), ("network", next.network != old.network), ("limits", next.limits != old.limits), ("exec", next.exec != old.exec)] {
+        for (section, differs) in [
+            ("name", next.name != old.name),
+            ("network", next.network != old.network),
+            ("limits", next.limits != old.limits),
+            ("exec", next.exec != old.exec),
+        ] {
             if differs {
                 report.needs_restart.push(section.into());
             }
@@ -271,10 +327,22 @@ impl Shared {
         let roles = next.role_set(scopes)?;
         self.roles_in_use(&next)?;
         if next.operations != old.operations {
-            let names = added.iter().filter_map(|added| OperationName::parse(added.name()).ok()).collect();
-            let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
-            let change = Change::ReplaceLocal { remove: configured.clone(), add: added };
-            self.door().registry().apply(change).map_err(OperationsError::Registration)?;
+            let names = added
+                .iter()
+                .filter_map(|added| OperationName::parse(added.name()).ok())
+                .collect();
+            let mut configured = self
+                .configured
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let change = Change::ReplaceLocal {
+                remove: configured.clone(),
+                add: added,
+            };
+            self.door()
+                .registry()
+                .apply(change)
+                .map_err(OperationsError::Registration)?;
             *configured = names;
             report.applied.push("operation".into());
         }
@@ -282,8 +350,18 @@ impl Shared {
             report.applied.push("role".into());
         }
         self.identities.set_roles(roles);
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Config { name: old.name, network: old.network, limits: old.limits, exec: old.exec, ..next };
-        tracing::info!(applied = report.applied.join(" "), needs_restart = report.needs_restart.join(" "), "configuration read again");
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Config {
+            name: old.name,
+            network: old.network,
+            limits: old.limits,
+            exec: old.exec,
+            ..next
+        };
+        tracing::info!(
+            applied = report.applied.join(" "),
+            needs_restart = report.needs_restart.join(" "),
+            "configuration read again"
+        );
         Ok(report)
     }
 
@@ -292,15 +370,30 @@ impl Shared {
         let snapshot = self.identities.snapshot();
         for role in self.identities.roles().iter() {
             let name = role.name.as_str();
-            if alknet_core::RoleSet::is_builtin(name) || next.roles.iter().any(|role| role.name == name) {
+            if alknet_core::RoleSet::is_builtin(name)
+                || next.roles.iter().any(|role| role.name == name)
+            {
                 continue;
             }
-            let holds = |grants: &alknet_core::Grants| grants.iter().any(|target| target.to_string() == name);
-            let peers = snapshot.peers.iter().filter(|peer| holds(&peer.grants)).map(|peer| peer.id.to_string());
-            let groups = snapshot.groups.iter().filter(|(_, grants)| holds(grants)).map(|(group, _)| format!("group {group}"));
+            let holds = |grants: &alknet_core::Grants| {
+                grants.iter().any(|target| target.to_string() == name)
+            };
+            let peers = snapshot
+                .peers
+                .iter()
+                .filter(|peer| holds(&peer.grants))
+                .map(|peer| peer.id.to_string());
+            let groups = snapshot
+                .groups
+                .iter()
+                .filter(|(_, grants)| holds(grants))
+                .map(|(group, _)| format!("group {group}"));
             let holders: Vec<String> = peers.chain(groups).collect();
             if !holders.is_empty() {
-                return Err(ReloadError::RoleInUse { role: name.into(), holders });
+                return Err(ReloadError::RoleInUse {
+                    role: name.into(),
+                    holders,
+                });
             }
         }
         Ok(())
@@ -321,7 +414,9 @@ pub struct Node {
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Node").field("name", &self.shared.name).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -379,7 +474,10 @@ impl Node {
     ///
     /// As `invites/create`.
     pub async fn invite(&self, grants: &[&str]) -> Result<String, alknet_core::CallError> {
-        let created: serde_json::Value = self.client().call("invites/create", &serde_json::json!({ "grants": grants })).await?;
+        let created: serde_json::Value = self
+            .client()
+            .call("invites/create", &serde_json::json!({ "grants": grants }))
+            .await?;
         Ok(created["ticket"].as_str().unwrap_or_default().to_owned())
     }
 
@@ -388,8 +486,18 @@ impl Node {
     /// # Errors
     ///
     /// As `peers/join`.
-    pub async fn join(&self, ticket: &str, grants: &[&str]) -> Result<String, alknet_core::CallError> {
-        let joined: serde_json::Value = self.client().call("peers/join", &serde_json::json!({ "ticket": ticket, "grants": grants })).await?;
+    pub async fn join(
+        &self,
+        ticket: &str,
+        grants: &[&str],
+    ) -> Result<String, alknet_core::CallError> {
+        let joined: serde_json::Value = self
+            .client()
+            .call(
+                "peers/join",
+                &serde_json::json!({ "ticket": ticket, "grants": grants }),
+            )
+            .await?;
         Ok(joined["peer"].as_str().unwrap_or_default().to_owned())
     }
 
@@ -398,7 +506,11 @@ impl Node {
     /// # Errors
     ///
     /// `UNAVAILABLE` if that takes longer than `most`.
-    pub async fn connected(&self, peer: &str, most: Duration) -> Result<(), alknet_core::CallError> {
+    pub async fn connected(
+        &self,
+        peer: &str,
+        most: Duration,
+    ) -> Result<(), alknet_core::CallError> {
         let mut changes = self.door().registry().changes();
         let offered = async {
             while self.door().registry().view().peer(peer).next().is_none() {
@@ -407,7 +519,12 @@ impl Node {
                 }
             }
         };
-        let late = |_| alknet_core::CallError::new(alknet_core::ErrorCode::Unavailable, format!("peer `{peer}` is not connected"));
+        let late = |_| {
+            alknet_core::CallError::new(
+                alknet_core::ErrorCode::Unavailable,
+                format!("peer `{peer}` is not connected"),
+            )
+        };
         tokio::time::timeout(most, offered).await.map_err(late)
     }
 
@@ -434,7 +551,14 @@ impl Node {
     /// The time that the configuration leaves to running calls.
     #[must_use]
     pub fn drain_time(&self) -> Duration {
-        Duration::from_millis(self.shared.config.lock().unwrap_or_else(PoisonError::into_inner).limits.drain_ms)
+        Duration::from_millis(
+            self.shared
+                .config
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .limits
+                .drain_ms,
+        )
     }
 
     /// Stops in order: no new calls, running ones finish or are cancelled
@@ -456,7 +580,8 @@ impl Node {
         // A closed connection ends its handler.
         shared.endpoint().close().await;
         shared.admission().tasks.close();
-        let ended = tokio::time::timeout(Duration::from_secs(5), shared.admission().tasks.wait()).await;
+        let ended =
+            tokio::time::timeout(Duration::from_secs(5), shared.admission().tasks.wait()).await;
         if ended.is_err() {
             tracing::warn!("protocol handlers did not end in time");
         }

@@ -1,7 +1,10 @@
 //! Operations that come from the configuration, and those of the demo.
 
 use crate::config::Config;
-use alknet_core::{CallError, Context, ErrorSpec, Operation, OperationName, Registration, RegistrationErrors, Scope};
+use alknet_core::{
+    CallError, Context, ErrorSpec, Operation, OperationName, Registration, RegistrationErrors,
+    Scope,
+};
 use alknet_exec::{CommandConfigError, Exec, command_operations};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,16 +24,27 @@ pub enum OperationsError {
 }
 
 fn all(errors: &[CommandConfigError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// The operations of `[[operation]]`, and the scopes they need, which
 /// `operator` holds.
-pub(crate) fn configured_operations(config: &Config, exec: &Exec, dir: &Path) -> Result<(Vec<Registration>, Vec<Scope>), OperationsError> {
-    let operations = command_operations(&config.operations, exec, dir).map_err(OperationsError::Commands)?;
+pub(crate) fn configured_operations(
+    config: &Config,
+    exec: &Exec,
+    dir: &Path,
+) -> Result<(Vec<Registration>, Vec<Scope>), OperationsError> {
+    let operations =
+        command_operations(&config.operations, exec, dir).map_err(OperationsError::Commands)?;
     let mut scopes = Vec::new();
     for operation in &operations {
-        let Some(spec) = operation.spec() else { continue };
+        let Some(spec) = operation.spec() else {
+            continue;
+        };
         if let alknet_core::Access::Rule(rule) = &spec.access {
             scopes.extend(rule.scopes_all.iter().chain(&rule.scopes_any).cloned());
         }
@@ -40,7 +54,10 @@ pub(crate) fn configured_operations(config: &Config, exec: &Exec, dir: &Path) ->
 
 /// Names that this node registered, to be replaced at a reload.
 pub(crate) fn names(operations: &[Registration]) -> Vec<OperationName> {
-    operations.iter().filter_map(|operation| OperationName::parse(operation.name()).ok()).collect()
+    operations
+        .iter()
+        .filter_map(|operation| OperationName::parse(operation.name()).ok())
+        .collect()
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -109,7 +126,10 @@ pub(crate) fn demo_operations() -> Vec<Registration> {
             .example(json!({ "dividend": 7, "divisor": 2 }), json!(3))
             .handler(|_cx: Context, input: DivideInput| async move {
                 let quotient = input.dividend.checked_div(input.divisor);
-                quotient.ok_or_else(|| CallError::domain("DIVISION_BY_ZERO", "the divisor is zero").with_details(json!({ "dividend": input.dividend })))
+                quotient.ok_or_else(|| {
+                    CallError::domain("DIVISION_BY_ZERO", "the divisor is zero")
+                        .with_details(json!({ "dividend": input.dividend }))
+                })
             }),
         Operation::subscription("demo/count", "Counts from one upwards.")
             .example(json!({ "to": 3, "every_ms": 100 }), json!(1))
@@ -124,17 +144,19 @@ pub(crate) fn demo_operations() -> Vec<Registration> {
             }),
         Operation::channel("demo/echo", "Sends every byte back.")
             .example(json!({}), json!({ "bytes": 5 }))
-            .channel::<DemoNoInput, Echoing, _, _, _>(|_cx: Context, _: DemoNoInput, opening| async move {
-                let mut channel = opening.accept(&Echoing { echoing: true })?;
-                let mut bytes = 0u64;
-                while let Ok(Some(chunk)) = channel.rx.recv().await {
-                    bytes += chunk.bytes.len() as u64;
-                    if channel.tx.send_chunk(chunk).await.is_err() {
-                        break;
+            .channel::<DemoNoInput, Echoing, _, _, _>(
+                |_cx: Context, _: DemoNoInput, opening| async move {
+                    let mut channel = opening.accept(&Echoing { echoing: true })?;
+                    let mut bytes = 0u64;
+                    while let Ok(Some(chunk)) = channel.rx.recv().await {
+                        bytes += chunk.bytes.len() as u64;
+                        if channel.tx.send_chunk(chunk).await.is_err() {
+                            break;
+                        }
                     }
-                }
-                channel.tx.end();
-                Ok(json!({ "bytes": bytes }))
-            }),
+                    channel.tx.end();
+                    Ok(json!({ "bytes": bytes }))
+                },
+            ),
     ]
 }

@@ -2,7 +2,10 @@
 
 use crate::data_dir::{DataDir, DataDirError};
 use alknet_core::storage::hex32;
-use alknet_vault::{CreateVaultError, KeyError, Mnemonic, NoRandomness, OpenVaultError, ParseMnemonicError, Vault, Wrap};
+use alknet_vault::{
+    CreateVaultError, KeyError, Mnemonic, NoRandomness, OpenVaultError, ParseMnemonicError, Vault,
+    Wrap,
+};
 use std::path::Path;
 
 /// What `init` is to do.
@@ -22,7 +25,9 @@ pub struct InitReport {
 
 impl std::fmt::Debug for InitReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InitReport").field("node_id", &self.node_id).finish_non_exhaustive()
+        f.debug_struct("InitReport")
+            .field("node_id", &self.node_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -55,7 +60,9 @@ impl InitError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            InitError::Exists(_) => Some("choose another --data-dir, or start it: alknet up".into()),
+            InitError::Exists(_) => {
+                Some("choose another --data-dir, or start it: alknet up".into())
+            }
             InitError::DataDir(error) => error.hint(),
             _ => None,
         }
@@ -77,7 +84,11 @@ pub fn init(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitErr
     if is_initialised(dir) {
         return Err(InitError::Exists(dir.display().to_string()));
     }
-    let restored = options.words.map(Mnemonic::parse).transpose().map_err(InitError::Words)?;
+    let restored = options
+        .words
+        .map(Mnemonic::parse)
+        .transpose()
+        .map_err(InitError::Words)?;
     let is_new = restored.is_none();
     let mnemonic = match restored {
         Some(mnemonic) => mnemonic,
@@ -90,7 +101,10 @@ pub fn init(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitErr
     data.write_owner_key(owner.expose())?;
     let node = vault.node_key().map_err(InitError::Key)?;
     let words = is_new.then(|| mnemonic.expose().to_owned());
-    Ok(InitReport { node_id: hex32::encode(&node.public_key()), words })
+    Ok(InitReport {
+        node_id: hex32::encode(&node.public_key()),
+        words,
+    })
 }
 
 /// The keys a running node needs.
@@ -123,5 +137,8 @@ pub(crate) fn open_keys(data: &DataDir) -> Result<NodeKeys, OpenKeysError> {
     if !data.owner_key().exists() {
         data.write_owner_key(owner.expose())?;
     }
-    Ok(NodeKeys { node: iroh::SecretKey::from_bytes(node.expose()), owner_public: owner.public_key() })
+    Ok(NodeKeys {
+        node: iroh::SecretKey::from_bytes(node.expose()),
+        owner_public: owner.public_key(),
+    })
 }

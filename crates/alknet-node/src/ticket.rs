@@ -51,7 +51,9 @@ pub struct Ticket {
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("node_id", &HEXLOWER.encode(&self.node_id[..4])).finish_non_exhaustive()
+        f.debug_struct("Ticket")
+            .field("node_id", &HEXLOWER.encode(&self.node_id[..4]))
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,7 +96,10 @@ impl Ticket {
         bytes.extend(body);
         let checksum = blake3::hash(&bytes);
         bytes.extend(&checksum.as_bytes()[..CHECKSUM_BYTES]);
-        format!("{PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+        format!(
+            "{PREFIX}{}",
+            BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()
+        )
     }
 
     /// Reads a ticket; white space around and inside is ignored, so that a
@@ -110,10 +115,16 @@ impl Ticket {
         }
         let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let Some(encoded) = text.strip_prefix(PREFIX) else {
-            return Err(if !text.is_empty() && PREFIX.starts_with(text.as_str()) { TicketError::Truncated } else { TicketError::NotATicket });
+            return Err(if !text.is_empty() && PREFIX.starts_with(text.as_str()) {
+                TicketError::Truncated
+            } else {
+                TicketError::NotATicket
+            });
         };
         let bytes = decode_base32(encoded)?;
-        let [version, high, low, rest @ ..] = bytes.as_slice() else { return Err(TicketError::Truncated) };
+        let [version, high, low, rest @ ..] = bytes.as_slice() else {
+            return Err(TicketError::Truncated);
+        };
         if *version != 1 {
             return Err(TicketError::TooNew(*version));
         }
@@ -122,7 +133,9 @@ impl Ticket {
             return Err(TicketError::Truncated);
         }
         let (body, checksum) = rest.split_at(length);
-        if checksum.len() != CHECKSUM_BYTES || &blake3::hash(&bytes[..3 + length]).as_bytes()[..CHECKSUM_BYTES] != checksum {
+        if checksum.len() != CHECKSUM_BYTES
+            || &blake3::hash(&bytes[..3 + length]).as_bytes()[..CHECKSUM_BYTES] != checksum
+        {
             return Err(TicketError::Damaged);
         }
         let body: Body = postcard::from_bytes(body).map_err(|_| TicketError::Damaged)?;
@@ -143,7 +156,10 @@ impl Ticket {
 /// not a damage.
 fn decode_base32(text: &str) -> Result<Vec<u8>, TicketError> {
     let upper = text.to_ascii_uppercase();
-    if !upper.bytes().all(|b| b.is_ascii_uppercase() || (b'2'..=b'7').contains(&b)) {
+    if !upper
+        .bytes()
+        .all(|b| b.is_ascii_uppercase() || (b'2'..=b'7').contains(&b))
+    {
         return Err(TicketError::Damaged);
     }
     for cut in 0..8 {
@@ -175,7 +191,10 @@ mod tests {
     fn ticket() -> Ticket {
         Ticket {
             node_id: [7; 32],
-            addresses: vec!["192.168.1.2:4433".parse().unwrap(), "[2001:db8::1]:4433".parse().unwrap()],
+            addresses: vec![
+                "192.168.1.2:4433".parse().unwrap(),
+                "[2001:db8::1]:4433".parse().unwrap(),
+            ],
             relays: vec!["https://relay.example.org/".into()],
             secret: [9; 16],
             expires_at: Timestamp(1_790_000_000_000),
@@ -186,7 +205,11 @@ mod tests {
     fn a_ticket_reads_back_even_when_broken_over_lines() {
         let text = ticket().encode();
         assert_eq!(Ticket::parse(&text).unwrap(), ticket());
-        let broken: String = text.as_bytes().chunks(20).map(|part| format!("  {}\r\n", std::str::from_utf8(part).unwrap())).collect();
+        let broken: String = text
+            .as_bytes()
+            .chunks(20)
+            .map(|part| format!("  {}\r\n", std::str::from_utf8(part).unwrap()))
+            .collect();
         assert_eq!(Ticket::parse(&broken).unwrap(), ticket());
     }
 
@@ -201,7 +224,11 @@ mod tests {
     fn every_truncation_is_told_from_damage() {
         let text = ticket().encode();
         for end in 1..text.len() {
-            assert_eq!(Ticket::parse(&text[..end]), Err(TicketError::Truncated), "cut at {end}");
+            assert_eq!(
+                Ticket::parse(&text[..end]),
+                Err(TicketError::Truncated),
+                "cut at {end}"
+            );
         }
     }
 
@@ -211,11 +238,17 @@ mod tests {
         for at in PREFIX.len()..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[at] = if bytes[at] == b'a' { b'b' } else { b'a' };
-            assert!(Ticket::parse(std::str::from_utf8(&bytes).unwrap()).is_err(), "changed at {at}");
+            assert!(
+                Ticket::parse(std::str::from_utf8(&bytes).unwrap()).is_err(),
+                "changed at {at}"
+            );
         }
         assert_eq!(Ticket::parse("hello"), Err(TicketError::NotATicket));
         assert_eq!(Ticket::parse(""), Err(TicketError::NotATicket));
-        assert_eq!(Ticket::parse(&format!("{PREFIX}{}", "é".repeat(9))), Err(TicketError::Damaged));
+        assert_eq!(
+            Ticket::parse(&format!("{PREFIX}{}", "é".repeat(9))),
+            Err(TicketError::Damaged)
+        );
     }
 
     #[test]

@@ -59,13 +59,27 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
     ]
 }
 
-async fn rows(shared: &Shared, cx: &Context, filter: &AuditFilter) -> Result<Vec<Value>, CallError> {
+async fn rows(
+    shared: &Shared,
+    cx: &Context,
+    filter: &AuditFilter,
+) -> Result<Vec<Value>, CallError> {
     for (pointer, time) in [("/since", &filter.since), ("/until", &filter.until)] {
-        if time.as_deref().is_some_and(|text| Timestamp::parse(text).is_none()) {
-            return Err(CallError::invalid_field(pointer, "a time is written as in RFC 3339: 2026-01-31T12:00:00Z"));
+        if time
+            .as_deref()
+            .is_some_and(|text| Timestamp::parse(text).is_none())
+        {
+            return Err(CallError::invalid_field(
+                pointer,
+                "a time is written as in RFC 3339: 2026-01-31T12:00:00Z",
+            ));
         }
     }
-    let found = shared.audit_log.list(filter).await.map_err(|error| CallError::internal(cx.call_id(), &error))?;
+    let found = shared
+        .audit_log
+        .list(filter)
+        .await
+        .map_err(|error| CallError::internal(cx.call_id(), &error))?;
     Ok(found.into_iter().map(|(n, row)| show(n, &row)).collect())
 }
 
@@ -76,37 +90,60 @@ fn show(n: u64, row: &AuditRow) -> Value {
 }
 
 /// Without a cursor a follower begins with what comes next.
-async fn from_now(shared: &Shared, cx: &Context, mut filter: AuditFilter) -> Result<AuditFilter, CallError> {
+async fn from_now(
+    shared: &Shared,
+    cx: &Context,
+    mut filter: AuditFilter,
+) -> Result<AuditFilter, CallError> {
     if filter.after.is_none() {
-        let newest = AuditFilter { limit: Some(1), ..AuditFilter::default() };
+        let newest = AuditFilter {
+            limit: Some(1),
+            ..AuditFilter::default()
+        };
         let newest = rows(shared, cx, &newest).await?;
-        filter.after = Some(newest.first().and_then(|row| row["n"].as_u64()).unwrap_or(0));
+        filter.after = Some(
+            newest
+                .first()
+                .and_then(|row| row["n"].as_u64())
+                .unwrap_or(0),
+        );
     }
     filter.limit = Some(1000);
     Ok(filter)
 }
 
-fn watch(shared: Arc<Shared>, cx: Context, filter: AuditFilter) -> impl futures::Stream<Item = Result<Value, CallError>> + Send + 'static {
-    futures::stream::try_unfold((shared, cx, filter, VecDeque::new()), |(shared, cx, mut filter, mut waiting)| async move {
-        loop {
-            if let Some(row) = waiting.pop_front() {
-                return Ok(Some((row, (shared, cx, filter, waiting))));
+fn watch(
+    shared: Arc<Shared>,
+    cx: Context,
+    filter: AuditFilter,
+) -> impl futures::Stream<Item = Result<Value, CallError>> + Send + 'static {
+    futures::stream::try_unfold(
+        (shared, cx, filter, VecDeque::new()),
+        |(shared, cx, mut filter, mut waiting)| async move {
+            loop {
+                if let Some(row) = waiting.pop_front() {
+                    return Ok(Some((row, (shared, cx, filter, waiting))));
+                }
+                let mut found = unseen(&shared, &cx, &filter).await?;
+                if let Some(n) = found.first().and_then(|row: &Value| row["n"].as_u64()) {
+                    filter.after = Some(n);
+                }
+                found.reverse();
+                waiting.extend(found);
+                if waiting.is_empty() {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
             }
-            let mut found = unseen(&shared, &cx, &filter).await?;
-            if let Some(n) = found.first().and_then(|row: &Value| row["n"].as_u64()) {
-                filter.after = Some(n);
-            }
-            found.reverse();
-            waiting.extend(found);
-            if waiting.is_empty() {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        }
-    })
+        },
+    )
 }
 
 /// All rows after the cursor, newest first, however many pages they take.
-async fn unseen(shared: &Shared, cx: &Context, filter: &AuditFilter) -> Result<Vec<Value>, CallError> {
+async fn unseen(
+    shared: &Shared,
+    cx: &Context,
+    filter: &AuditFilter,
+) -> Result<Vec<Value>, CallError> {
     let mut all = Vec::new();
     let mut page = filter.clone();
     loop {

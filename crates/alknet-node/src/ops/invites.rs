@@ -101,7 +101,12 @@ struct InviteState {
 }
 
 pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
-    let (create_for, list_for, revoke_for, watch_for) = (shared.clone(), shared.clone(), shared.clone(), shared.clone());
+    let (create_for, list_for, revoke_for, watch_for) = (
+        shared.clone(),
+        shared.clone(),
+        shared.clone(),
+        shared.clone(),
+    );
     let at = "2026-01-01T00:15:00.000Z";
     vec![
         Operation::mutation("invites/create", "Makes a one-time ticket with which another node becomes a peer.")
@@ -137,19 +142,44 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
     ]
 }
 
-async fn create(shared: &Arc<Shared>, cx: &Context, input: CreateInput) -> Result<Created, CallError> {
-    let name = input.name.as_deref().map(PeerId::parse).transpose().map_err(|error| CallError::invalid_field("/name", error.to_string()))?;
+async fn create(
+    shared: &Arc<Shared>,
+    cx: &Context,
+    input: CreateInput,
+) -> Result<Created, CallError> {
+    let name = input
+        .name
+        .as_deref()
+        .map(PeerId::parse)
+        .transpose()
+        .map_err(|error| CallError::invalid_field("/name", error.to_string()))?;
     if let Some(name) = &name {
         free_name(&shared.identities, name)?;
     }
     let grants = parse_grants(shared, &input.grants, "/grants")?;
-    let lasts = input.expires_ms.map_or(EXPIRES_DEFAULT, Duration::from_millis);
+    let lasts = input
+        .expires_ms
+        .map_or(EXPIRES_DEFAULT, Duration::from_millis);
     if lasts.is_zero() || lasts > EXPIRES_MAX {
-        return Err(CallError::invalid_field("/expires_ms", "a ticket is good for more than nothing and at most 30 days"));
+        return Err(CallError::invalid_field(
+            "/expires_ms",
+            "a ticket is good for more than nothing and at most 30 days",
+        ));
     }
     let now = shared.identities.now();
-    if shared.identities.snapshot().invites.iter().filter(|invite| crate::join::is_open(invite, now)).count() >= OPEN_MAX {
-        return Err(CallError::new(ErrorCode::Conflict, format!("{OPEN_MAX} invites are open, which is the limit")));
+    if shared
+        .identities
+        .snapshot()
+        .invites
+        .iter()
+        .filter(|invite| crate::join::is_open(invite, now))
+        .count()
+        >= OPEN_MAX
+    {
+        return Err(CallError::new(
+            ErrorCode::Conflict,
+            format!("{OPEN_MAX} invites are open, which is the limit"),
+        ));
     }
     let places = shared.own_addresses();
     let ticket = Ticket {
@@ -174,10 +204,25 @@ async fn create(shared: &Arc<Shared>, cx: &Context, input: CreateInput) -> Resul
     };
     let id = record.id.clone();
     let row = change_row(cx, &shared.identities, &id);
-    shared.identities.apply(IdentityChange::AddInvite(record), row).await.map_err(|error| store_error(cx, &shared.identities, error))?;
+    shared
+        .identities
+        .apply(IdentityChange::AddInvite(record), row)
+        .await
+        .map_err(|error| store_error(cx, &shared.identities, error))?;
     let mut warnings = reach_warning(&ticket);
-    warnings.extend(shell_notes(shared, name.as_ref().map_or("the newcomer", PeerId::as_str), &grants));
-    Ok(Created { id, ticket: ticket.encode(), expires_at: ticket.expires_at.to_string(), name: name.map(|name| name.to_string()), grants: grant_texts(&grants), warnings })
+    warnings.extend(shell_notes(
+        shared,
+        name.as_ref().map_or("the newcomer", PeerId::as_str),
+        &grants,
+    ));
+    Ok(Created {
+        id,
+        ticket: ticket.encode(),
+        expires_at: ticket.expires_at.to_string(),
+        name: name.map(|name| name.to_string()),
+        grants: grant_texts(&grants),
+        warnings,
+    })
 }
 
 /// A ticket that leads nowhere outside is worth a word.
@@ -186,10 +231,18 @@ fn reach_warning(ticket: &Ticket) -> Vec<String> {
         IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
     };
-    if !ticket.relays.is_empty() || ticket.addresses.iter().any(|address| !private(address.ip())) {
+    if !ticket.relays.is_empty()
+        || ticket
+            .addresses
+            .iter()
+            .any(|address| !private(address.ip()))
+    {
         return Vec::new();
     }
-    let loopback = ticket.addresses.iter().all(|address| address.ip().to_canonical().is_loopback());
+    let loopback = ticket
+        .addresses
+        .iter()
+        .all(|address| address.ip().to_canonical().is_loopback());
     vec![match loopback {
         true => "this ticket names only loopback addresses: it works on this machine alone".into(),
         false => "this ticket names only private addresses and no relay: it works inside this network alone".into(),
@@ -218,14 +271,21 @@ fn list(shared: &Shared) -> InviteList {
         used_by: invite.used_by.map(|peer| peer.to_string()),
         id: invite.id,
     };
-    InviteList { invites: invites.into_iter().map(show).collect() }
+    InviteList {
+        invites: invites.into_iter().map(show).collect(),
+    }
 }
 
 fn state(shared: &Shared, id: &str) -> Result<InviteState, CallError> {
     let snapshot = shared.identities.snapshot();
     let invite = snapshot.invites.iter().find(|invite| invite.id == id);
-    let invite = invite.ok_or_else(|| CallError::new(ErrorCode::NotFound, format!("no invite `{id}`")))?;
-    Ok(InviteState { id: id.into(), state: state_of(invite, shared.identities.now()).into(), peer: invite.used_by.as_ref().map(ToString::to_string) })
+    let invite =
+        invite.ok_or_else(|| CallError::new(ErrorCode::NotFound, format!("no invite `{id}`")))?;
+    Ok(InviteState {
+        id: id.into(),
+        state: state_of(invite, shared.identities.now()).into(),
+        peer: invite.used_by.as_ref().map(ToString::to_string),
+    })
 }
 
 async fn revoke(shared: &Arc<Shared>, cx: &Context, id: &str) -> Result<InviteState, CallError> {
@@ -234,27 +294,37 @@ async fn revoke(shared: &Arc<Shared>, cx: &Context, id: &str) -> Result<InviteSt
         return Ok(now);
     }
     let row = change_row(cx, &shared.identities, id);
-    shared.identities.apply(IdentityChange::RevokeInvite(id.into()), row).await.map_err(|error| store_error(cx, &shared.identities, error))?;
+    shared
+        .identities
+        .apply(IdentityChange::RevokeInvite(id.into()), row)
+        .await
+        .map_err(|error| store_error(cx, &shared.identities, error))?;
     state(shared, id)
 }
 
-fn watch(shared: Arc<Shared>, id: String) -> impl futures::Stream<Item = Result<InviteState, CallError>> + Send + 'static {
+fn watch(
+    shared: Arc<Shared>,
+    id: String,
+) -> impl futures::Stream<Item = Result<InviteState, CallError>> + Send + 'static {
     let changes = shared.identities.changes();
-    futures::stream::try_unfold((shared, id, changes, None::<InviteState>), |(shared, id, mut changes, last)| async move {
-        if last.as_ref().is_some_and(|last| last.state != "open") {
-            return Ok(None);
-        }
-        loop {
-            changes.mark_unchanged();
-            let now = state(&shared, &id)?;
-            if last.as_ref() != Some(&now) {
-                return Ok(Some((now.clone(), (shared, id, changes, Some(now)))));
+    futures::stream::try_unfold(
+        (shared, id, changes, None::<InviteState>),
+        |(shared, id, mut changes, last)| async move {
+            if last.as_ref().is_some_and(|last| last.state != "open") {
+                return Ok(None);
             }
-            tokio::select! {
-                _ = changes.changed() => {}
-                // An expiry changes nothing that is stored.
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            loop {
+                changes.mark_unchanged();
+                let now = state(&shared, &id)?;
+                if last.as_ref() != Some(&now) {
+                    return Ok(Some((now.clone(), (shared, id, changes, Some(now)))));
+                }
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    // An expiry changes nothing that is stored.
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                }
             }
-        }
-    })
+        },
+    )
 }

@@ -33,7 +33,11 @@ pub(crate) fn builtin(shared: &Arc<Shared>) -> Vec<Registration> {
 /// The row that a change carries in its own transaction; the call itself has
 /// another one.
 fn change_row(cx: &Context, identities: &IdentityIndex, about: &str) -> AuditRow {
-    let mut row = AuditRow::event(identities.now(), cx.principal().id().as_str(), cx.operation().as_str());
+    let mut row = AuditRow::event(
+        identities.now(),
+        cx.principal().id().as_str(),
+        cx.operation().as_str(),
+    );
     row.parent_id = Some(cx.call_id().to_string());
     row.originator = cx.originator().map(ToString::to_string);
     row.surface = cx.surface().clone();
@@ -44,7 +48,8 @@ fn change_row(cx: &Context, identities: &IdentityIndex, about: &str) -> AuditRow
 fn no_peer(identities: &IdentityIndex, wanted: &str) -> CallError {
     let snapshot = identities.snapshot();
     let near = nearest(wanted, snapshot.peers.iter().map(|peer| peer.id.as_str()));
-    CallError::new(ErrorCode::NotFound, format!("no peer `{wanted}`")).with_details(json!({ "peer": wanted, "suggestions": near }))
+    CallError::new(ErrorCode::NotFound, format!("no peer `{wanted}`"))
+        .with_details(json!({ "peer": wanted, "suggestions": near }))
 }
 
 /// `name` if it is free; else a conflict that suggests one that is.
@@ -54,9 +59,18 @@ pub(crate) fn free_name(identities: &IdentityIndex, name: &PeerId) -> Result<Pee
         return Ok(name.clone());
     }
     let stem: String = name.as_str().chars().take(PeerId::BYTES_MAX - 3).collect();
-    let free = (2..100).map(|n| format!("{}-{n}", stem.trim_end_matches('-'))).find(|name| !taken(name));
-    let suggestion = free.as_deref().map(|free| format!("; `{free}` is free")).unwrap_or_default();
-    Err(CallError::new(ErrorCode::Conflict, format!("the name `{name}` is taken{suggestion}")).with_details(json!({ "name": name, "suggestion": free })))
+    let free = (2..100)
+        .map(|n| format!("{}-{n}", stem.trim_end_matches('-')))
+        .find(|name| !taken(name));
+    let suggestion = free
+        .as_deref()
+        .map(|free| format!("; `{free}` is free"))
+        .unwrap_or_default();
+    Err(CallError::new(
+        ErrorCode::Conflict,
+        format!("the name `{name}` is taken{suggestion}"),
+    )
+    .with_details(json!({ "name": name, "suggestion": free })))
 }
 
 /// Names with a meaning of their own.
@@ -67,19 +81,42 @@ fn parse_grants(shared: &Shared, texts: &[String], pointer: &str) -> Result<Gran
     let mut grants = Grants::default();
     for (at, text) in texts.iter().enumerate() {
         let field = format!("{pointer}/{at}");
-        let target = GrantTarget::parse(text).map_err(|error| CallError::invalid_field(&field, error.to_string()))?;
+        let target = GrantTarget::parse(text)
+            .map_err(|error| CallError::invalid_field(&field, error.to_string()))?;
         match &target {
             GrantTarget::Role(role) if shared.identities.roles().role(role.as_str()).is_none() => {
                 let roles = shared.identities.roles();
                 let near = nearest(role.as_str(), roles.iter().map(|role| role.name.as_str()));
-                let meant = near.first().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-                return Err(CallError::invalid_field(&field, format!("no role `{role}`{meant}")));
+                let meant = near
+                    .first()
+                    .map(|name| format!("; did you mean `{name}`?"))
+                    .unwrap_or_default();
+                return Err(CallError::invalid_field(
+                    &field,
+                    format!("no role `{role}`{meant}"),
+                ));
             }
-            GrantTarget::Operation(name) if !shared.door().registry().view().local().any(|entry| entry.spec().name == *name) => {
+            GrantTarget::Operation(name)
+                if !shared
+                    .door()
+                    .registry()
+                    .view()
+                    .local()
+                    .any(|entry| entry.spec().name == *name) =>
+            {
                 let view = shared.door().registry().view();
-                let near = nearest(name.as_str(), view.local().map(|entry| entry.spec().name.as_str()));
-                let meant = near.first().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-                return Err(CallError::invalid_field(&field, format!("no operation `{name}`{meant}")));
+                let near = nearest(
+                    name.as_str(),
+                    view.local().map(|entry| entry.spec().name.as_str()),
+                );
+                let meant = near
+                    .first()
+                    .map(|name| format!("; did you mean `{name}`?"))
+                    .unwrap_or_default();
+                return Err(CallError::invalid_field(
+                    &field,
+                    format!("no operation `{name}`{meant}"),
+                ));
             }
             _ => {}
         }
@@ -96,10 +133,19 @@ fn grant_texts(grants: &Grants) -> Vec<String> {
 fn shell_notes(shared: &Shared, peer: &str, grants: &Grants) -> Vec<String> {
     let roles = shared.identities.roles();
     let gives_shell = |target: &GrantTarget| match target {
-        GrantTarget::Role(role) => roles.role(role.as_str()).is_some_and(|role| role.grants.iter().any(is_shell)),
+        GrantTarget::Role(role) => roles
+            .role(role.as_str())
+            .is_some_and(|role| role.grants.iter().any(is_shell)),
         other => is_shell(other),
     };
-    if grants.iter().any(gives_shell) { vec![format!("`{peer}` may now run programs here as {}", shared.runs_as())] } else { Vec::new() }
+    if grants.iter().any(gives_shell) {
+        vec![format!(
+            "`{peer}` may now run programs here as {}",
+            shared.runs_as()
+        )]
+    } else {
+        Vec::new()
+    }
 }
 
 fn is_shell(target: &GrantTarget) -> bool {
@@ -115,10 +161,19 @@ fn store_error(cx: &Context, identities: &IdentityIndex, error: StoreError) -> C
         StoreError::NoPeer(peer) => no_peer(identities, &peer),
         StoreError::PeerExists(peer) => match free_name(identities, &peer) {
             Err(error) => error,
-            Ok(_) => CallError::new(ErrorCode::Conflict, format!("there is a peer `{peer}` already")),
+            Ok(_) => CallError::new(
+                ErrorCode::Conflict,
+                format!("there is a peer `{peer}` already"),
+            ),
         },
-        StoreError::CredentialTaken(peer) => CallError::new(ErrorCode::Conflict, format!("this key belongs to peer `{peer}`")).with_details(json!({ "peer": peer })),
-        StoreError::NoInvite(id) => CallError::new(ErrorCode::NotFound, format!("no invite `{id}`")),
+        StoreError::CredentialTaken(peer) => CallError::new(
+            ErrorCode::Conflict,
+            format!("this key belongs to peer `{peer}`"),
+        )
+        .with_details(json!({ "peer": peer })),
+        StoreError::NoInvite(id) => {
+            CallError::new(ErrorCode::NotFound, format!("no invite `{id}`"))
+        }
         other => CallError::internal(cx.call_id(), &other),
     }
 }

@@ -64,7 +64,13 @@ struct LogsInput {
 }
 
 pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
-    let (info_for, metrics_for, reload_for, stop_for, logs_for) = (shared.clone(), shared.clone(), shared.clone(), shared.clone(), shared.clone());
+    let (info_for, metrics_for, reload_for, stop_for, logs_for) = (
+        shared.clone(),
+        shared.clone(),
+        shared.clone(),
+        shared.clone(),
+        shared.clone(),
+    );
     let status = json!({ "node_id": "07".repeat(32), "name": "home", "version": "0.1.0", "pid": 4711, "started_at": "2026-01-01T00:00:00.000Z", "uptime_ms": 60000, "addresses": ["192.168.1.2:4433"], "relays": [], "http": null, "ssh": null, "peers": 1, "calls_in_flight": 1, "notes": [] });
     vec![
         Operation::query("node/info", "Describes this node and how it can be reached.")
@@ -124,32 +130,58 @@ fn metrics(shared: &Shared) -> Metrics {
 /// Resident memory as Linux counts it (proc_pid_statm(5)); 0 elsewhere.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split_whitespace().nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let pages: u64 = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
     pages * rustix::param::page_size() as u64
 }
 
-fn logs(shared: &Shared, input: LogsInput) -> Result<impl futures::Stream<Item = Result<LogLine, CallError>> + Send + 'static + use<>, CallError> {
+fn logs(
+    shared: &Shared,
+    input: LogsInput,
+) -> Result<
+    impl futures::Stream<Item = Result<LogLine, CallError>> + Send + 'static + use<>,
+    CallError,
+> {
     let level = input.level.unwrap_or_else(|| "trace".into());
     if !["error", "warn", "info", "debug", "trace"].contains(&level.as_str()) {
-        return Err(CallError::invalid_field("/level", "one of error, warn, info, debug, trace"));
+        return Err(CallError::invalid_field(
+            "/level",
+            "one of error, warn, info, debug, trace",
+        ));
     }
-    let (past, live) = shared.logs.follow(input.lines.map_or(LINES_DEFAULT, |lines| lines as usize));
-    let past: VecDeque<LogLine> = past.into_iter().filter(|line| is_severe(&line.level, &level)).collect();
+    let (past, live) = shared
+        .logs
+        .follow(input.lines.map_or(LINES_DEFAULT, |lines| lines as usize));
+    let past: VecDeque<LogLine> = past
+        .into_iter()
+        .filter(|line| is_severe(&line.level, &level))
+        .collect();
     let live = input.follow.unwrap_or(true).then_some(live);
-    Ok(futures::stream::unfold((past, live, level), |(mut past, mut live, level)| async move {
-        if let Some(line) = past.pop_front() {
-            return Some((Ok(line), (past, live, level)));
-        }
-        loop {
-            match live.as_mut()?.recv().await {
-                Ok(line) if is_severe(&line.level, &level) => return Some((Ok(line), (past, live, level))),
-                Ok(_) => {}
-                Err(RecvError::Lagged(lines)) => {
-                    let error = CallError::new(ErrorCode::Gone, format!("{lines} lines went by faster than they were read; ask again"));
-                    return Some((Err(error), (past, None, level)));
-                }
-                Err(RecvError::Closed) => return None,
+    Ok(futures::stream::unfold(
+        (past, live, level),
+        |(mut past, mut live, level)| async move {
+            if let Some(line) = past.pop_front() {
+                return Some((Ok(line), (past, live, level)));
             }
-        }
-    }))
+            loop {
+                match live.as_mut()?.recv().await {
+                    Ok(line) if is_severe(&line.level, &level) => {
+                        return Some((Ok(line), (past, live, level)));
+                    }
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(lines)) => {
+                        let error = CallError::new(
+                            ErrorCode::Gone,
+                            format!("{lines} lines went by faster than they were read; ask again"),
+                        );
+                        return Some((Err(error), (past, None, level)));
+                    }
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        },
+    ))
 }

@@ -1,6 +1,8 @@
 //! `peers/*`: who is known, what each was given, how each is linked.
 
-use super::{NoInput, change_row, free_name, grant_texts, no_peer, parse_grants, shell_notes, store_error};
+use super::{
+    NoInput, change_row, free_name, grant_texts, no_peer, parse_grants, shell_notes, store_error,
+};
 use crate::{
     config::RelaySetting,
     join::{self, JoinRequest},
@@ -284,28 +286,47 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
 
 fn join_errors(operation: alknet_core::OperationBuilder) -> alknet_core::OperationBuilder {
     [
-        ("TICKET_INVALID", "The text is no ticket, is truncated or damaged."),
-        ("TICKET_WRONG", "The inviting node does not know the ticket."),
+        (
+            "TICKET_INVALID",
+            "The text is no ticket, is truncated or damaged.",
+        ),
+        (
+            "TICKET_WRONG",
+            "The inviting node does not know the ticket.",
+        ),
         ("TICKET_USED", "The ticket was used by another key."),
         ("TICKET_EXPIRED", "The ticket is too old."),
         ("TICKET_REVOKED", "The invite was taken back."),
     ]
     .into_iter()
-    .fold(operation, |operation, (code, description)| operation.error(ErrorSpec::new(code, description)))
+    .fold(operation, |operation, (code, description)| {
+        operation.error(ErrorSpec::new(code, description))
+    })
 }
 
 fn find(shared: &Shared, name: &str) -> Result<PeerRecord, CallError> {
-    shared.identities.peer(name).ok_or_else(|| no_peer(&shared.identities, name))
+    shared
+        .identities
+        .peer(name)
+        .ok_or_else(|| no_peer(&shared.identities, name))
 }
 
 fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
     let report = shared.links().report(&peer.id);
-    let operations = shared.door().registry().view().peer(peer.id.as_str()).count();
+    let operations = shared
+        .door()
+        .registry()
+        .view()
+        .peer(peer.id.as_str())
+        .count();
     let link = report.map(|report| LinkView {
         state: report.state.as_str().into(),
         path: path_text(report.path.as_ref()),
         address: report.path.as_ref().map(|path| path.address.clone()),
-        rtt_ms: report.path.as_ref().map(|path| path.rtt.as_secs_f64() * 1000.0),
+        rtt_ms: report
+            .path
+            .as_ref()
+            .map(|path| path.rtt.as_secs_f64() * 1000.0),
         since: report.since.to_string(),
         operations,
         last_error: report.last_error,
@@ -314,14 +335,26 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
         peer: peer.id.to_string(),
         display_name: peer.display_name.clone(),
         node_id: peer.node_key().map(hex32::encode),
-        node_keys: peer.node_keys.iter().map(|key| PeerKey { key: hex32::encode(&key.key), until: key.until.map(|at| at.to_string()) }).collect(),
+        node_keys: peer
+            .node_keys
+            .iter()
+            .map(|key| PeerKey {
+                key: hex32::encode(&key.key),
+                until: key.until.map(|at| at.to_string()),
+            })
+            .collect(),
         grants: grant_texts(&peer.grants),
         groups: peer.groups.iter().map(ToString::to_string).collect(),
         enabled: peer.enabled,
         expires_at: peer.expires_at.map(|at| at.to_string()),
         created_at: peer.created_at.to_string(),
         last_seen_at: peer.last_seen_at.map(|at| at.to_string()),
-        addresses: peer.addresses.direct.iter().map(ToString::to_string).collect(),
+        addresses: peer
+            .addresses
+            .direct
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         relays: peer.addresses.relays.clone(),
         connected: link.as_ref().is_some_and(|link| link.state == "connected"),
         link,
@@ -336,36 +369,59 @@ fn path_text(path: Option<&alknet_call::quic::PathReport>) -> String {
     }
 }
 
-fn watch(shared: &Arc<Shared>) -> impl futures::Stream<Item = Result<LinkItem, CallError>> + Send + 'static + use<> {
+fn watch(
+    shared: &Arc<Shared>,
+) -> impl futures::Stream<Item = Result<LinkItem, CallError>> + Send + 'static + use<> {
     let events = shared.links().events();
     let item = |peer: &PeerId, report: &alknet_call::links::LinkReport| LinkItem {
         peer: peer.to_string(),
         state: report.state.as_str().into(),
         path: path_text(report.path.as_ref()),
-        rtt_ms: report.path.as_ref().map(|path| path.rtt.as_secs_f64() * 1000.0),
+        rtt_ms: report
+            .path
+            .as_ref()
+            .map(|path| path.rtt.as_secs_f64() * 1000.0),
     };
     let present = move |shared: &Shared| -> Vec<LinkItem> {
         let peers = shared.identities.snapshot().peers;
-        peers.iter().filter_map(|peer| shared.links().report(&peer.id).map(|report| item(&peer.id, &report))).collect()
+        peers
+            .iter()
+            .filter_map(|peer| {
+                shared
+                    .links()
+                    .report(&peer.id)
+                    .map(|report| item(&peer.id, &report))
+            })
+            .collect()
     };
     let first: std::collections::VecDeque<LinkItem> = present(shared).into();
-    futures::stream::unfold((shared.clone(), events, first), move |(shared, mut events, mut waiting)| async move {
-        loop {
-            if let Some(item) = waiting.pop_front() {
-                return Some((Ok(item), (shared, events, waiting)));
+    futures::stream::unfold(
+        (shared.clone(), events, first),
+        move |(shared, mut events, mut waiting)| async move {
+            loop {
+                if let Some(item) = waiting.pop_front() {
+                    return Some((Ok(item), (shared, events, waiting)));
+                }
+                match events.recv().await {
+                    Ok(event) => waiting.push_back(item(&event.peer, &event.report)),
+                    // Fell behind: the present states stand for what was missed.
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+                        waiting = present(&shared).into()
+                    }
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return None,
+                }
             }
-            match events.recv().await {
-                Ok(event) => waiting.push_back(item(&event.peer, &event.report)),
-                // Fell behind: the present states stand for what was missed.
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => waiting = present(&shared).into(),
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return None,
-            }
-        }
-    })
+        },
+    )
 }
 
 fn parse_key(text: &str) -> Result<[u8; 32], CallError> {
-    let wrong = || CallError::invalid_field("/node_id", "a node id is 64 hexadecimal digits that are an Ed25519 public key");
+    let wrong = || {
+        CallError::invalid_field(
+            "/node_id",
+            "a node id is 64 hexadecimal digits that are an Ed25519 public key",
+        )
+    };
     let key = hex32::decode(text).ok_or_else(wrong)?;
     iroh::EndpointId::from_bytes(&key).map_err(|_| wrong())?;
     Ok(key)
@@ -374,13 +430,23 @@ fn parse_key(text: &str) -> Result<[u8; 32], CallError> {
 fn parse_addresses(addresses: &[String], relays: &[String]) -> Result<PeerAddresses, CallError> {
     let mut parsed = PeerAddresses::default();
     for (at, text) in addresses.iter().enumerate() {
-        let address: SocketAddr = text.parse().map_err(|_| CallError::invalid_field(format!("/addresses/{at}"), format!("`{text}` is not ADDR:PORT")))?;
+        let address: SocketAddr = text.parse().map_err(|_| {
+            CallError::invalid_field(
+                format!("/addresses/{at}"),
+                format!("`{text}` is not ADDR:PORT"),
+            )
+        })?;
         parsed.direct.push(address);
     }
     for (at, text) in relays.iter().enumerate() {
         match RelaySetting::parse(text) {
             Ok(RelaySetting::Url(url)) => parsed.relays.push(url.to_string()),
-            Ok(_) => return Err(CallError::invalid_field(format!("/relays/{at}"), "a relay is given by its URL")),
+            Ok(_) => {
+                return Err(CallError::invalid_field(
+                    format!("/relays/{at}"),
+                    "a relay is given by its URL",
+                ));
+            }
             Err(message) => return Err(CallError::invalid_field(format!("/relays/{at}"), message)),
         }
     }
@@ -388,17 +454,23 @@ fn parse_addresses(addresses: &[String], relays: &[String]) -> Result<PeerAddres
 }
 
 async fn add(shared: &Arc<Shared>, cx: &Context, input: AddInput) -> Result<Peer, CallError> {
-    let id = PeerId::parse(&input.peer).map_err(|error| CallError::invalid_field("/peer", error.to_string()))?;
+    let id = PeerId::parse(&input.peer)
+        .map_err(|error| CallError::invalid_field("/peer", error.to_string()))?;
     let id = free_name(&shared.identities, &id)?;
     let now = shared.identities.now();
     let mut record = PeerRecord::new(id.clone(), now);
     record.grants = parse_grants(shared, &input.grants, "/grants")?;
     record.addresses = parse_addresses(&input.addresses, &input.relays)?;
-    record.expires_at = input.access_for_ms.map(|ms| now.plus(Duration::from_millis(ms)));
+    record.expires_at = input
+        .access_for_ms
+        .map(|ms| now.plus(Duration::from_millis(ms)));
     if let Some(key) = &input.node_id {
         let key = parse_key(key)?;
         if shared.is_own_key(&key) {
-            return Err(CallError::invalid_field("/node_id", "this is the node's own key"));
+            return Err(CallError::invalid_field(
+                "/node_id",
+                "this is the node's own key",
+            ));
         }
         record.node_keys = vec![NodeKey { key, until: None }];
     }
@@ -407,35 +479,55 @@ async fn add(shared: &Arc<Shared>, cx: &Context, input: AddInput) -> Result<Peer
     find(shared, id.as_str()).map(|peer| view(shared, &peer))
 }
 
-async fn apply(shared: &Shared, cx: &Context, change: IdentityChange, about: &str) -> Result<(), CallError> {
+async fn apply(
+    shared: &Shared,
+    cx: &Context,
+    change: IdentityChange,
+    about: &str,
+) -> Result<(), CallError> {
     let row = change_row(cx, &shared.identities, about);
-    shared.identities.apply(change, row).await.map_err(|error| store_error(cx, &shared.identities, error))
+    shared
+        .identities
+        .apply(change, row)
+        .await
+        .map_err(|error| store_error(cx, &shared.identities, error))
 }
 
 async fn update(shared: &Arc<Shared>, cx: &Context, input: UpdateInput) -> Result<Peer, CallError> {
     let mut record = find(shared, &input.peer)?;
     let id = record.id.clone();
-    if id.as_str() == crate::node::OWNER && (input.enabled == Some(false) || input.access_for_ms.is_some_and(|ms| ms > 0)) {
+    if id.as_str() == crate::node::OWNER
+        && (input.enabled == Some(false) || input.access_for_ms.is_some_and(|ms| ms > 0))
+    {
         return Err(owner_stays());
     }
     if let Some(name) = input.display_name {
         if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
-            return Err(CallError::invalid_field("/display_name", "1 to 128 bytes without control characters"));
+            return Err(CallError::invalid_field(
+                "/display_name",
+                "1 to 128 bytes without control characters",
+            ));
         }
         record.display_name = name;
     }
     if let Some(groups) = input.groups {
         let groups: Result<_, _> = groups.iter().map(|group| GroupName::parse(group)).collect();
-        record.groups = groups.map_err(|error| CallError::invalid_field("/groups", error.to_string()))?;
+        record.groups =
+            groups.map_err(|error| CallError::invalid_field("/groups", error.to_string()))?;
     }
     record.enabled = input.enabled.unwrap_or(record.enabled);
     match input.access_for_ms {
         Some(0) => record.expires_at = None,
-        Some(ms) => record.expires_at = Some(shared.identities.now().plus(Duration::from_millis(ms))),
+        Some(ms) => {
+            record.expires_at = Some(shared.identities.now().plus(Duration::from_millis(ms)))
+        }
         None => {}
     }
     if input.addresses.is_some() || input.relays.is_some() {
-        let parsed = parse_addresses(input.addresses.as_deref().unwrap_or_default(), input.relays.as_deref().unwrap_or_default())?;
+        let parsed = parse_addresses(
+            input.addresses.as_deref().unwrap_or_default(),
+            input.relays.as_deref().unwrap_or_default(),
+        )?;
         if input.addresses.is_some() {
             record.addresses.direct = parsed.direct;
         }
@@ -456,9 +548,16 @@ async fn rotate(shared: &Arc<Shared>, cx: &Context, input: RotateInput) -> Resul
     }
     let key = parse_key(&input.node_id)?;
     if record.node_key() == Some(&key) {
-        return Err(CallError::new(ErrorCode::Conflict, format!("this is the key of `{id}` already")));
+        return Err(CallError::new(
+            ErrorCode::Conflict,
+            format!("this is the key of `{id}` already"),
+        ));
     }
-    let until = shared.identities.now().plus(input.overlap_ms.map_or(OVERLAP_DEFAULT, Duration::from_millis));
+    let until = shared.identities.now().plus(
+        input
+            .overlap_ms
+            .map_or(OVERLAP_DEFAULT, Duration::from_millis),
+    );
     // One more besides the new one: an older overlap ends here.
     record.node_keys.retain(|held| held.until.is_none());
     for held in &mut record.node_keys {
@@ -475,19 +574,35 @@ async fn remove(shared: &Arc<Shared>, cx: &Context, name: &str) -> Result<Remove
     if id.as_str() == crate::node::OWNER {
         return Err(owner_stays());
     }
-    apply(shared, cx, IdentityChange::RemovePeer(id.clone()), id.as_str()).await?;
+    apply(
+        shared,
+        cx,
+        IdentityChange::RemovePeer(id.clone()),
+        id.as_str(),
+    )
+    .await?;
     shared.links().forget(&id);
     if let Err(cause) = shared.imports.remove_catalogue(id.as_str()).await {
         tracing::warn!(peer = %id, %cause, "the kept catalogue of a removed peer stays behind");
     }
-    Ok(Removed { removed: id.to_string() })
+    Ok(Removed {
+        removed: id.to_string(),
+    })
 }
 
 fn owner_stays() -> CallError {
-    CallError::new(ErrorCode::Conflict, "`owner` is this node's own command line and stays as it is")
+    CallError::new(
+        ErrorCode::Conflict,
+        "`owner` is this node's own command line and stays as it is",
+    )
 }
 
-async fn change_grants(shared: &Arc<Shared>, cx: &Context, input: GrantInput, give: bool) -> Result<Granted, CallError> {
+async fn change_grants(
+    shared: &Arc<Shared>,
+    cx: &Context,
+    input: GrantInput,
+    give: bool,
+) -> Result<Granted, CallError> {
     let before = find(shared, &input.peer)?;
     let id = before.id.clone();
     if id.as_str() == crate::node::OWNER {
@@ -499,50 +614,132 @@ async fn change_grants(shared: &Arc<Shared>, cx: &Context, input: GrantInput, gi
         false => parse_targets(&input.targets)?,
     };
     let held: Vec<String> = grant_texts(&before.grants);
-    let changed: Vec<String> = grant_texts(&targets).into_iter().filter(|text| held.contains(text) != give).collect();
-    let (add, remove) = if give { (targets.clone(), Grants::default()) } else { (Grants::default(), targets.clone()) };
-    let row_about = format!("{id}: {}{}", if give { "+" } else { "-" }, input.targets.join(" "));
-    apply(shared, cx, IdentityChange::ChangeGrants { peer: id.clone(), add, remove }, &row_about).await?;
+    let changed: Vec<String> = grant_texts(&targets)
+        .into_iter()
+        .filter(|text| held.contains(text) != give)
+        .collect();
+    let (add, remove) = if give {
+        (targets.clone(), Grants::default())
+    } else {
+        (Grants::default(), targets.clone())
+    };
+    let row_about = format!(
+        "{id}: {}{}",
+        if give { "+" } else { "-" },
+        input.targets.join(" ")
+    );
+    apply(
+        shared,
+        cx,
+        IdentityChange::ChangeGrants {
+            peer: id.clone(),
+            add,
+            remove,
+        },
+        &row_about,
+    )
+    .await?;
     let after = find(shared, id.as_str())?;
-    let mut notes = if give { shell_notes(shared, id.as_str(), &targets) } else { Vec::new() };
+    let mut notes = if give {
+        shell_notes(shared, id.as_str(), &targets)
+    } else {
+        Vec::new()
+    };
     if !give && changed.is_empty() {
-        notes.push(format!("`{id}` did not hold that itself; it holds: {}", if held.is_empty() { "nothing".into() } else { held.join(" ") }));
+        notes.push(format!(
+            "`{id}` did not hold that itself; it holds: {}",
+            if held.is_empty() {
+                "nothing".into()
+            } else {
+                held.join(" ")
+            }
+        ));
     }
-    Ok(Granted { peer: id.to_string(), grants: grant_texts(&after.grants), changed, notes })
+    Ok(Granted {
+        peer: id.to_string(),
+        grants: grant_texts(&after.grants),
+        changed,
+        notes,
+    })
 }
 
 fn parse_targets(texts: &[String]) -> Result<Grants, CallError> {
-    let parse = |(at, text): (usize, &String)| alknet_core::GrantTarget::parse(text).map_err(|error| CallError::invalid_field(format!("/targets/{at}"), error.to_string()));
+    let parse = |(at, text): (usize, &String)| {
+        alknet_core::GrantTarget::parse(text)
+            .map_err(|error| CallError::invalid_field(format!("/targets/{at}"), error.to_string()))
+    };
     texts.iter().enumerate().map(parse).collect()
 }
 
-async fn join_peer(shared: &Arc<Shared>, cx: &Context, input: JoinInput) -> Result<JoinOutput, CallError> {
+async fn join_peer(
+    shared: &Arc<Shared>,
+    cx: &Context,
+    input: JoinInput,
+) -> Result<JoinOutput, CallError> {
     let ticket = Ticket::parse(&input.ticket).map_err(ticket_error)?;
     let now = shared.identities.now();
     if ticket.expires_at <= now {
-        return Err(CallError::domain("TICKET_EXPIRED", format!("this ticket expired at {}; ask for a new one", ticket.expires_at)));
+        return Err(CallError::domain(
+            "TICKET_EXPIRED",
+            format!(
+                "this ticket expired at {}; ask for a new one",
+                ticket.expires_at
+            ),
+        ));
     }
     if shared.is_own_key(&ticket.node_id) {
-        return Err(CallError::domain("TICKET_INVALID", "this ticket is of this node itself; redeem it on the other machine"));
+        return Err(CallError::domain(
+            "TICKET_INVALID",
+            "this ticket is of this node itself; redeem it on the other machine",
+        ));
     }
-    if let Some(known) = shared.identities.snapshot().peers.iter().find(|peer| peer.node_keys.iter().any(|key| key.key == ticket.node_id)) {
-        return Err(CallError::new(ErrorCode::Conflict, format!("this node is a peer already, as `{}`", known.id)).with_details(json!({ "peer": known.id })));
+    if let Some(known) = shared
+        .identities
+        .snapshot()
+        .peers
+        .iter()
+        .find(|peer| peer.node_keys.iter().any(|key| key.key == ticket.node_id))
+    {
+        return Err(CallError::new(
+            ErrorCode::Conflict,
+            format!("this node is a peer already, as `{}`", known.id),
+        )
+        .with_details(json!({ "peer": known.id })));
     }
     let grants = parse_grants(shared, &input.grants, "/grants")?;
-    let wanted = input.name.as_deref().map(PeerId::parse).transpose().map_err(|error| CallError::invalid_field("/name", error.to_string()))?;
+    let wanted = input
+        .name
+        .as_deref()
+        .map(PeerId::parse)
+        .transpose()
+        .map_err(|error| CallError::invalid_field("/name", error.to_string()))?;
     if let Some(name) = &wanted {
         free_name(&shared.identities, name)?;
     }
-    let request = JoinRequest { ticket: &ticket, own_name: shared.name(), own_addresses: shared.own_addresses(), gives: &grants };
+    let request = JoinRequest {
+        ticket: &ticket,
+        own_name: shared.name(),
+        own_addresses: shared.own_addresses(),
+        gives: &grants,
+    };
     let joined = join::redeem(shared.endpoint(), request).await?;
     let id = match wanted {
         Some(name) => name,
         // The other side has us now: a taken name must not undo that.
-        None => PeerId::from_text(&joined.name).and_then(|name| free_name(&shared.identities, &name).or_else(|taken| suggested(&taken)).ok()).unwrap_or_else(|| fallback_name(&ticket)),
+        None => PeerId::from_text(&joined.name)
+            .and_then(|name| {
+                free_name(&shared.identities, &name)
+                    .or_else(|taken| suggested(&taken))
+                    .ok()
+            })
+            .unwrap_or_else(|| fallback_name(&ticket)),
     };
     let mut record = PeerRecord::new(id.clone(), now);
     record.grants = grants.clone();
-    record.node_keys = vec![NodeKey { key: ticket.node_id, until: None }];
+    record.node_keys = vec![NodeKey {
+        key: ticket.node_id,
+        until: None,
+    }];
     record.addresses = joined_addresses(&ticket, &joined.addresses);
     apply(shared, cx, IdentityChange::AddPeer(record), id.as_str()).await?;
     shared.keep_link(&id);
@@ -558,21 +755,34 @@ async fn join_peer(shared: &Arc<Shared>, cx: &Context, input: JoinInput) -> Resu
 }
 
 fn suggested(taken: &CallError) -> Result<PeerId, ()> {
-    let name = taken.details.as_ref().and_then(|details| details["suggestion"].as_str()).ok_or(())?;
+    let name = taken
+        .details
+        .as_ref()
+        .and_then(|details| details["suggestion"].as_str())
+        .ok_or(())?;
     PeerId::parse(name).map_err(|_| ())
 }
 
 fn fallback_name(ticket: &Ticket) -> PeerId {
-    PeerId::parse(&format!("node-{}", &hex32::encode(&ticket.node_id)[..8])).expect("`node-` and hexadecimal digits are a slug")
+    PeerId::parse(&format!("node-{}", &hex32::encode(&ticket.node_id)[..8]))
+        .expect("`node-` and hexadecimal digits are a slug")
 }
 
 /// The ticket's addresses, which its holder vouched for, and what the node
 /// itself says, as far as that is safe.
 fn joined_addresses(ticket: &Ticket, said: &PeerAddresses) -> PeerAddresses {
-    let loopback = ticket.addresses.iter().any(|address| address.ip().to_canonical().is_loopback());
-    let mut addresses = PeerAddresses { direct: ticket.addresses.clone(), relays: ticket.relays.clone() };
+    let loopback = ticket
+        .addresses
+        .iter()
+        .any(|address| address.ip().to_canonical().is_loopback());
+    let mut addresses = PeerAddresses {
+        direct: ticket.addresses.clone(),
+        relays: ticket.relays.clone(),
+    };
     for address in crate::dialer::vetted(&said.direct, loopback) {
-        if !addresses.direct.contains(&address) && addresses.direct.len() < crate::ticket::ADDRESSES_MAX {
+        if !addresses.direct.contains(&address)
+            && addresses.direct.len() < crate::ticket::ADDRESSES_MAX
+        {
             addresses.direct.push(address);
         }
     }

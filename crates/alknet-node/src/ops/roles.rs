@@ -41,7 +41,11 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
                     grants: grant_texts(&role.grants),
                     builtin: RoleSet::is_builtin(role.name.as_str()),
                 };
-                async move { Ok(RoleList { roles: roles.iter().map(show).collect() }) }
+                async move {
+                    Ok(RoleList {
+                        roles: roles.iter().map(show).collect(),
+                    })
+                }
             }),
     ]
 }
