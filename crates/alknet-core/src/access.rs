@@ -22,6 +22,11 @@ impl Access {
     pub fn is_empty_rule(&self) -> bool {
         matches!(self, Access::Rule(rule) if rule.scopes_all.is_empty() && rule.scopes_any.is_empty() && rule.resources.is_empty())
     }
+
+    /// Whether the input has a say: a resource in it must be held.
+    pub(crate) fn names_resources(&self) -> bool {
+        matches!(self, Access::Rule(rule) if !rule.resources.is_empty())
+    }
 }
 
 /// Scopes and resources a caller must hold.

@@ -2,12 +2,13 @@
 //! written in batches, never dropped.
 
 use crate::{
-    call::CallId,
+    call::{CallId, Originator, Route},
+    name::{OperationName, PeerId},
     storage::{AuditLog, StoreError, Timestamp},
 };
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use std::{borrow::Cow, pin::Pin, sync::Arc, time::Duration};
+use tokio::sync::{Notify, mpsc};
 
 /// Through which protocol a call arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -124,15 +125,103 @@ const QUEUE_ROWS_MAX: usize = 16_384;
 const BATCH_ROWS_MAX: usize = 4_096;
 /// How long a row may wait: what a crash can lose.
 const BATCH_WAIT: Duration = Duration::from_millis(100);
+/// Tries to write a batch once the node stops; [`BATCH_WAIT`] between them.
+const STOP_TRIES: u32 = 20;
+/// How long the stopping node waits for rows of calls that have not ended.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// What the door knows of a call, before it is written out: the texts of a row
+/// are made by the writer, not by the caller's own task.
+#[derive(Clone, Debug)]
+pub(crate) struct CallRow {
+    pub(crate) at: Timestamp,
+    pub(crate) call_id: CallId,
+    pub(crate) parent_id: Option<CallId>,
+    pub(crate) caller: PeerId,
+    pub(crate) originator: Option<Originator>,
+    pub(crate) surface: Surface,
+    pub(crate) operation: Operation,
+    pub(crate) route: Route,
+    pub(crate) resource: Option<String>,
+    pub(crate) outcome: AuditOutcome,
+    pub(crate) detail: Option<String>,
+    pub(crate) duration_us: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+}
+
+/// What was called; a permit may ask for what is no name.
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    Name(OperationName),
+    Text(String),
+}
+
+impl CallRow {
+    fn written_out(&self) -> AuditRow {
+        let route: Vec<String> = self.route.iter().map(ToString::to_string).collect();
+        AuditRow {
+            at: self.at,
+            call_id: self.call_id.to_string(),
+            parent_id: self.parent_id.map(|id| id.to_string()),
+            caller: self.caller.to_string(),
+            originator: self.originator.as_ref().map(ToString::to_string),
+            surface: self.surface.clone(),
+            operation: match &self.operation {
+                Operation::Name(name) => name.to_string(),
+                Operation::Text(text) => text.clone(),
+            },
+            route: (!route.is_empty()).then(|| route.join("/")),
+            resource: self.resource.clone(),
+            outcome: self.outcome.clone(),
+            detail: self.detail.clone(),
+            duration_us: self.duration_us,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        }
+    }
+}
+
+/// A row that waits.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all are the large one
+enum Waiting {
+    Call(CallRow),
+    Event(Box<AuditRow>),
+}
+
+impl Waiting {
+    fn written_out(&self) -> AuditRow {
+        match self {
+            Waiting::Call(row) => row.written_out(),
+            Waiting::Event(row) => (**row).clone(),
+        }
+    }
+}
 
 /// Where the door puts its rows.
 #[derive(Clone, Debug)]
-pub struct AuditSink(Option<mpsc::Sender<AuditRow>>);
+pub struct AuditSink(Option<Queue>);
+
+#[derive(Clone, Debug)]
+struct Queue {
+    rows: mpsc::Sender<Waiting>,
+    /// Wakes a writer that waits for more rows to write at once.
+    busy: Arc<Notify>,
+}
+
+impl Queue {
+    fn hurry(&self) {
+        if self.rows.capacity() < self.rows.max_capacity() / 2 {
+            self.busy.notify_one();
+        }
+    }
+}
 
 /// A place in the queue, taken before a call runs, so that its row can be
 /// handed over from a destructor.
 #[derive(Debug)]
-pub(crate) struct AuditSlot(Option<mpsc::OwnedPermit<AuditRow>>);
+pub(crate) struct AuditSlot(Option<mpsc::OwnedPermit<Waiting>>);
 
 impl AuditSink {
     /// Keeps nothing.
@@ -141,28 +230,48 @@ impl AuditSink {
         Self(None)
     }
 
+    /// A place, if one is free now.
+    pub(crate) fn slot_now(&self) -> Option<AuditSlot> {
+        let Some(queue) = &self.0 else {
+            return Some(AuditSlot(None));
+        };
+        queue.hurry();
+        match queue.rows.clone().try_reserve_owned() {
+            Ok(permit) => Some(AuditSlot(Some(permit))),
+            // A closed queue means the node has drained: nothing is left to write to.
+            Err(mpsc::error::TrySendError::Closed(_)) => Some(AuditSlot(None)),
+            Err(mpsc::error::TrySendError::Full(_)) => None,
+        }
+    }
+
+    /// A place, waiting for one.
     pub(crate) async fn slot(&self) -> AuditSlot {
-        let Some(sender) = &self.0 else {
+        let Some(queue) = &self.0 else {
             return AuditSlot(None);
         };
-        match sender.clone().try_reserve_owned() {
-            Ok(permit) => AuditSlot(Some(permit)),
-            // A closed queue means the node has drained: nothing is left to write to.
-            Err(mpsc::error::TrySendError::Closed(_)) => AuditSlot(None),
-            Err(mpsc::error::TrySendError::Full(sender)) => {
-                AuditSlot(sender.reserve_owned().await.ok())
-            }
-        }
+        queue.hurry();
+        AuditSlot(queue.rows.clone().reserve_owned().await.ok())
     }
 
     /// Hands over a row that belongs to no call, waiting if the queue is full.
     pub async fn record(&self, row: AuditRow) {
-        self.slot().await.fill(row);
+        self.slot().await.send(Waiting::Event(Box::new(row)));
+    }
+
+    /// Rows that wait to be written, or for their call to end.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let held = |queue: &Queue| queue.rows.max_capacity() - queue.rows.capacity();
+        self.0.as_ref().map_or(0, held)
     }
 }
 
 impl AuditSlot {
-    pub(crate) fn fill(self, row: AuditRow) {
+    pub(crate) fn fill(self, row: CallRow) {
+        self.send(Waiting::Call(row));
+    }
+
+    fn send(self, row: Waiting) {
         if let Some(permit) = self.0 {
             permit.send(row);
         }
@@ -177,7 +286,8 @@ impl AuditSlot {
 /// Writes rows in batches of at most 100 ms.
 #[derive(Debug)]
 pub struct AuditWriter {
-    queue: mpsc::Receiver<AuditRow>,
+    queue: mpsc::Receiver<Waiting>,
+    busy: Arc<Notify>,
 }
 
 impl AuditWriter {
@@ -185,13 +295,26 @@ impl AuditWriter {
     /// the last [`AuditSink`] is gone.
     #[must_use]
     pub fn new() -> (AuditSink, Self) {
-        let (sender, queue) = mpsc::channel(QUEUE_ROWS_MAX);
-        (AuditSink(Some(sender)), Self { queue })
+        Self::with_rows_max(QUEUE_ROWS_MAX)
+    }
+
+    /// The same with another number of rows that may wait, calls in flight
+    /// included; 16,384 otherwise.
+    #[must_use]
+    pub fn with_rows_max(rows_max: usize) -> (AuditSink, Self) {
+        let (rows, queue) = mpsc::channel(rows_max.max(1));
+        let busy = Arc::new(Notify::new());
+        let sink = AuditSink(Some(Queue {
+            rows,
+            busy: busy.clone(),
+        }));
+        (sink, Self { queue, busy })
     }
 
     /// Writes until every sink is gone, or `stop` resolves; then what is still
-    /// queued. A batch that fails is tried again until it succeeds, and the
-    /// queue fills up meanwhile.
+    /// queued, and the rows of calls that end within 5 seconds. A batch that
+    /// fails is tried again until it succeeds, and the queue fills up
+    /// meanwhile; after `stop` it is tried for 2 seconds more.
     ///
     /// # Errors
     ///
@@ -202,53 +325,70 @@ impl AuditWriter {
         stop: impl Future<Output = ()>,
     ) -> Result<(), StoreError> {
         tokio::pin!(stop);
+        let mut stopping = false;
         loop {
             let mut batch = Vec::new();
             let open = tokio::select! {
                 taken = self.queue.recv_many(&mut batch, BATCH_ROWS_MAX) => taken > 0,
-                () = &mut stop => false,
+                () = &mut stop => { stopping = true; false },
             };
             let full = batch.len() == BATCH_ROWS_MAX;
-            write_batch(&*log, batch, u32::MAX).await?;
-            if !open {
+            write_batch(&*log, batch, stop.as_mut(), &mut stopping).await?;
+            if !open || stopping {
                 break;
             }
             if !full {
                 tokio::select! {
                     () = tokio::time::sleep(BATCH_WAIT) => {}
+                    () = self.busy.notified() => {}
                     () = &mut stop => break,
                 }
             }
         }
         self.queue.close();
-        let mut rest = Vec::new();
-        while self.queue.recv_many(&mut rest, BATCH_ROWS_MAX).await > 0 {
-            write_batch(&*log, std::mem::take(&mut rest), 20).await?;
+        let until = tokio::time::Instant::now() + STOP_WAIT;
+        stopping = true;
+        loop {
+            let mut rest = Vec::new();
+            let taken = self.queue.recv_many(&mut rest, BATCH_ROWS_MAX);
+            match tokio::time::timeout_at(until, taken).await {
+                Ok(1..) => write_batch(&*log, rest, stop.as_mut(), &mut stopping).await?,
+                Ok(0) => return Ok(()),
+                Err(_) => {
+                    tracing::warn!("calls did not end in time, their audit rows are missing");
+                    return Ok(());
+                }
+            }
         }
-        Ok(())
     }
 }
 
 async fn write_batch(
     log: &dyn AuditLog,
-    batch: Vec<AuditRow>,
-    tries: u32,
+    batch: Vec<Waiting>,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+    stopping: &mut bool,
 ) -> Result<(), StoreError> {
     if batch.is_empty() {
         return Ok(());
     }
-    let mut tried = 0;
+    let (mut failed, mut failed_stopping) = (0u32, 0);
     loop {
-        match log.append(batch.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(error) if tried + 1 >= tries => return Err(error),
-            Err(error) => {
-                if tried == 0 {
-                    tracing::error!(cause = %error, "audit rows cannot be written, callers will wait");
-                }
-                tried += 1;
-                tokio::time::sleep(BATCH_WAIT).await;
-            }
+        let rows = batch.iter().map(Waiting::written_out).collect();
+        let Err(error) = log.append(rows).await else {
+            return Ok(());
+        };
+        if failed == 0 {
+            tracing::error!(cause = %error, "audit rows cannot be written, callers will wait");
+        }
+        failed = failed.saturating_add(1);
+        failed_stopping += u32::from(*stopping);
+        if failed_stopping >= STOP_TRIES {
+            return Err(error);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BATCH_WAIT) => {}
+            () = &mut stop, if !*stopping => *stopping = true,
         }
     }
 }

@@ -5,9 +5,9 @@ use crate::{
     context::Interaction,
     error::{CallError, ErrorCode, Violation},
     identity::Caller,
+    json::{json_len, nests_too_deep},
     name::{NameError, OperationName, PeerId},
     registry::SessionOverlay,
-    schema::nests_too_deep,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -144,12 +144,17 @@ impl Input {
             .map_err(|e| CallError::invalid_field("", e.to_string()))
     }
 
-    /// Size of the text; of a value, 0: it was never sent.
+    /// Bytes of the text; of a value, those that its text would have.
     #[must_use]
     pub fn len(&self) -> usize {
+        self.json_len().unwrap_or(usize::MAX)
+    }
+
+    /// [`Input::len`], or `None` if a value nests deeper than 64 levels.
+    pub(crate) fn json_len(&self) -> Option<usize> {
         match self {
-            Input::Json(text) => text.len(),
-            Input::Value(_) => 0,
+            Input::Json(text) => Some(text.len()),
+            Input::Value(value) => json_len(value),
         }
     }
 

@@ -307,7 +307,7 @@ impl Context {
         &self,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), CallError> {
-        self.0.door.detach(task)
+        self.0.door.detach(self.0.call_id, task)
     }
 
     /// Other operations, as far as this one's registration reaches.
@@ -408,7 +408,7 @@ impl Env {
 
     /// A nested call: under the declared authority, within the declared reach
     /// and the parent's budget. Nothing else of the parent goes along but the
-    /// note of who started it all.
+    /// note of who started it all and the tracing context.
     fn child(&self, operation: &str, input: Input) -> Result<Call, CallError> {
         let inner = &self.cx.0;
         let not_found = || CallError::not_found(operation);
@@ -417,7 +417,12 @@ impl Env {
         if !authority.reach.covers(&name, &self.route) {
             return Err(not_found());
         }
-        let mut call = Call::named(name, Caller::authority(authority.identity.clone()));
+        let depth = inner.principal.depth() + 1;
+        if depth > inner.door.limits().composition_depth_max {
+            let cause = format!("`{name}` is called {depth} levels below the root: a loop?");
+            return Err(CallError::internal(inner.call_id, &cause));
+        }
+        let mut call = Call::named(name, Caller::nested(authority.identity.clone(), depth));
         call.parent = Some(inner.call_id);
         call.route.clone_from(&self.route);
         call.via.clone_from(&inner.via);
@@ -427,6 +432,7 @@ impl Env {
             .clone()
             .or_else(|| Some(inner.door.originator(&inner.principal)));
         call.deadline = inner.deadline;
+        call.trace.clone_from(&inner.trace);
         call.surface = inner.surface.clone();
         Ok(call)
     }

@@ -220,11 +220,24 @@ impl CallError {
     #[must_use]
     pub fn internal(call: CallId, cause: &dyn fmt::Display) -> Self {
         tracing::error!(%call, %cause, "operation failed");
+        Self::internal_unlogged(call)
+    }
+
+    /// [`CallError::internal`] for a cause that is in the log already.
+    pub(crate) fn internal_unlogged(call: CallId) -> Self {
         Self::new(
             ErrorCode::Internal,
             format!("internal error in call {call}"),
         )
         .with_details(json!({ "call_id": call.to_string() }))
+    }
+
+    /// Whether it is what [`CallError::internal`] makes.
+    pub(crate) fn names_call(&self) -> bool {
+        let details = self.details.as_deref().and_then(Value::as_object);
+        let id = details.filter(|details| details.len() == 1);
+        id.and_then(|details| details.get("call_id")?.as_str())
+            .is_some_and(|id| self.message == format!("internal error in call {id}"))
     }
 
     /// The protocol code; an unknown one counts as [`ErrorCode::Internal`].

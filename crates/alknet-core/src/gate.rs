@@ -4,7 +4,7 @@
 use crate::{
     access::{Access, AccessControl, ResourceRule},
     error::{CallError, ErrorCode},
-    identity::{Caller, CallerKind},
+    identity::{Caller, CallerKind, Identity},
     name::Scope,
     registry::Entry,
     resource::{ResourceKind, canonical_resource},
@@ -12,6 +12,9 @@ use crate::{
     storage::OwnershipProvider,
 };
 use serde_json::{Value, json};
+
+/// Stands for a resource that is not known yet.
+const SOME: char = '…';
 
 /// What the gate looks at beside the caller and the operation.
 pub(crate) enum Ask<'a> {
@@ -62,6 +65,7 @@ pub(crate) fn gate(
     owners: &dyn OwnershipProvider,
 ) -> Decision {
     let spec = entry.spec();
+    // Only this node's own operations act under an authority.
     if spec.visibility == Visibility::Internal && caller.kind() != CallerKind::Authority {
         return Decision::Hidden;
     }
@@ -78,7 +82,7 @@ pub(crate) fn gate(
         }
         Access::Rule(rule) => rule,
     };
-    let whole = caller.identity().operations.contains(&spec.name);
+    let whole = is_granted_whole(caller, entry);
     if !whole && let Some(missing) = missing_scopes(caller, rule) {
         return Decision::MissingScope(missing);
     }
@@ -86,6 +90,13 @@ pub(crate) fn gate(
         Ask::Probe => probe_resources(caller, rule, whole),
         Ask::Input(input) => check_resources(caller, rule, whole, input, owners),
     }
+}
+
+/// Whether the operation itself was granted, so that its own rule counts as
+/// satisfied. Such grants name local operations; a peer's may have the same
+/// name and is another one.
+fn is_granted_whole(caller: &Caller, entry: &Entry) -> bool {
+    entry.peer().is_none() && caller.identity().operations.contains(&entry.spec().name)
 }
 
 /// An operation of a peer takes `peer:<id>` with an action that covers it.
@@ -123,7 +134,7 @@ fn probe_resources(caller: &Caller, rule: &AccessControl, whole: bool) -> Decisi
         .iter()
         .find(|rule| !whole && !rule.owner && !resources.might_hold(rule.kind, &rule.action));
     match missing {
-        Some(rule) => Decision::MissingResource(format!("{}:…={}", rule.kind, rule.action)),
+        Some(rule) => Decision::MissingResource(format!("{}:{SOME}={}", rule.kind, rule.action)),
         None => Decision::Allow(Vec::new()),
     }
 }
@@ -166,19 +177,53 @@ fn check_one(
         pointer: rule.at.as_str().into(),
         message: error.to_string(),
     })?;
-    let identity = caller.identity();
-    let held = whole
-        || identity
-            .resources
-            .holds(rule.kind, &rule.action, &canonical)
-        || (rule.owner && owners.owns(&identity.id, rule.kind, &canonical));
     let named = format!("{}:{canonical}={}", rule.kind, rule.action);
-    if !held {
+    if !is_held(caller, rule, whole, &canonical, owners) {
         return Err(Decision::MissingResource(named));
     }
     // The handler reads what was checked, not what was sent.
     *text = canonical;
     Ok(named)
+}
+
+/// Deny wins over everything, a grant of the whole operation and ownership
+/// included.
+fn is_held(
+    caller: &Caller,
+    rule: &ResourceRule,
+    whole: bool,
+    canonical: &str,
+    owners: &dyn OwnershipProvider,
+) -> bool {
+    let Identity { id, resources, .. } = &**caller.identity();
+    let (kind, action) = (rule.kind, rule.action.as_str());
+    resources.holds(kind, action, canonical)
+        || (whole || (rule.owner && owners.owns(id, kind, canonical)))
+            && !resources.denies(kind, action, canonical)
+}
+
+/// One step of a data plane that was let in for `entry`: `action` on a
+/// resource in canonical form.
+pub(crate) fn step(
+    caller: &Caller,
+    entry: &Entry,
+    kind: ResourceKind,
+    action: &str,
+    canonical: &str,
+    owners: &dyn OwnershipProvider,
+) -> bool {
+    let whole = is_granted_whole(caller, entry);
+    let own = match &entry.spec().access {
+        Access::Rule(rule) => rule.resources.as_slice(),
+        _ => &[],
+    };
+    // What the operation's own rule says of this kind and action lets through
+    // here too; any other step takes the resource itself.
+    let mut rules = own
+        .iter()
+        .filter(|rule| rule.kind == kind && rule.action == action);
+    rules.any(|rule| is_held(caller, rule, whole, canonical, owners))
+        || caller.identity().resources.holds(kind, action, canonical)
 }
 
 /// What the caller is told. Internal operations do not exist; an anonymous
@@ -188,13 +233,11 @@ pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Opt
     if !caller.is_authenticated() && !decision.is_allow() {
         return Some(unauthenticated());
     }
+    let grant = grant_for(&decision, entry);
     let forbidden = |missing: String, details: Value| {
         let message = format!("`{}` may not call `{name}`: missing {missing}", caller.id());
-        let mut full = json!({ "caller": caller.id(), "operation": name, "missing": details });
-        full["grant"] = match entry.peer() {
-            Some(peer) => json!(format!("peer:{peer}={name}")),
-            None => json!(name),
-        };
+        let full =
+            json!({ "caller": caller.id(), "operation": name, "missing": details, "grant": grant });
         CallError::new(ErrorCode::Forbidden, message).with_details(full)
     };
     Some(match decision {
@@ -218,6 +261,18 @@ pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Opt
         ),
         Decision::BadResource { pointer, message } => CallError::invalid_field(pointer, message),
     })
+}
+
+/// What to grant, as it is written on the command line: the resource that is
+/// missing, or the operation with all that its rule asks for.
+fn grant_for(decision: &Decision, entry: &Entry) -> String {
+    let name = &entry.spec().name;
+    match (decision, entry.peer()) {
+        (Decision::MissingResource(resource), _) if !resource.contains(SOME) => resource.clone(),
+        (Decision::MissingScope(scopes), Some(_)) if !scopes.is_empty() => scopes[0].to_string(),
+        (_, Some(peer)) => format!("peer:{peer}={name}"),
+        (_, None) => name.to_string(),
+    }
 }
 
 /// Said to anonymous callers, whether or not the operation exists.

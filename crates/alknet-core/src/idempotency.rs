@@ -1,14 +1,21 @@
 //! A mutation with a key happens at most once.
 
 use crate::{
-    call::{Call, Output},
+    call::{Call, CallId, Input, Output},
     dispatch::Dispatcher,
     error::{CallError, ErrorCode},
-    spec::{Kind, OperationSpec},
+    identity::{Caller, CallerKind},
+    json::json_hash,
+    registry::Entry,
+    spec::Kind,
     storage::{Begin, IdempotencyScope},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// A recorded outcome.
 #[derive(Serialize, Deserialize)]
@@ -23,9 +30,52 @@ pub(crate) enum Keyed {
     /// No key, or a query, which is safe to repeat anyway.
     Plain,
     /// It is recorded as started and may run.
-    Started(IdempotencyScope),
+    Started(RunningKey),
     /// It ran before, with this outcome.
     Replay(Result<Output, CallError>),
+}
+
+/// Calls with a key that are at work now. A start that the store knows and
+/// that is not among them was dropped: its outcome is unknown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunningKeys(Arc<Mutex<HashMap<IdempotencyScope, usize>>>);
+
+/// One of them, until it is dropped.
+pub(crate) struct RunningKey {
+    keys: RunningKeys,
+    scope: IdempotencyScope,
+}
+
+impl RunningKeys {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IdempotencyScope, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, scope: IdempotencyScope) -> RunningKey {
+        *self.lock().entry(scope.clone()).or_default() += 1;
+        RunningKey {
+            keys: self.clone(),
+            scope,
+        }
+    }
+}
+
+impl RunningKey {
+    fn is_alone(&self) -> bool {
+        self.keys.lock().get(&self.scope) == Some(&1)
+    }
+}
+
+impl Drop for RunningKey {
+    fn drop(&mut self) {
+        let mut running = self.keys.lock();
+        if let Some(calls) = running.get_mut(&self.scope) {
+            *calls -= 1;
+            if *calls == 0 {
+                running.remove(&self.scope);
+            }
+        }
+    }
 }
 
 fn conflict(message: &str, retryable: bool) -> CallError {
@@ -36,25 +86,27 @@ fn conflict(message: &str, retryable: bool) -> CallError {
 pub(crate) async fn begin(
     door: &Dispatcher,
     call: &Call,
-    spec: &OperationSpec,
-    input: &Value,
+    entry: &Entry,
+    input: &Input,
 ) -> Result<Keyed, CallError> {
-    let Some(key) = call
-        .idempotency_key
-        .as_ref()
-        .filter(|_| spec.kind == Kind::Mutation)
-    else {
+    let spec = entry.spec();
+    let Some(key) = &call.idempotency_key else {
         return Ok(Keyed::Plain);
     };
+    // A peer's operation is kept apart by the peer itself, which gets the key.
+    let Input::Value(input) = input else {
+        return Ok(Keyed::Plain);
+    };
+    if spec.kind != Kind::Mutation || entry.peer().is_some() {
+        return Ok(Keyed::Plain);
+    }
     let most = door.limits().idempotency_key_bytes_max;
     if key.is_empty() || key.len() > most {
-        return Err(CallError::invalid_field(
-            "",
-            format!("an idempotency key has 1 to {most} bytes"),
-        ));
+        let message = format!("an idempotency key has 1 to {most} bytes");
+        return Err(CallError::invalid_field("", message));
     }
     let scope = IdempotencyScope {
-        caller: call.caller.id().to_string(),
+        caller: scope_of(&call.caller)?,
         originator: call
             .originator
             .as_ref()
@@ -63,27 +115,41 @@ pub(crate) async fn begin(
         operation: spec.name.to_string(),
         key: key.clone(),
     };
-    let hash = *blake3::hash(&serde_json::to_vec(input).unwrap_or_default()).as_bytes();
-    let failed = |error| CallError::internal(call.id, &error);
-    match door
+    let running = door.running_keys().enter(scope.clone());
+    let hash = json_hash(input);
+    let begun = door
         .idempotency()
         .begin(&scope, hash, door.run(), door.now())
         .await
-        .map_err(failed)?
-    {
-        Begin::Fresh => Ok(Keyed::Started(scope)),
+        .map_err(|error| CallError::internal(call.id, &error))?;
+    match begun {
+        Begin::Fresh => Ok(Keyed::Started(running)),
         Begin::Done(outcome) => Ok(Keyed::Replay(replay(call, &outcome))),
         Begin::OtherInput => Err(conflict(
             "this idempotency key was used with another input",
             false,
         )),
-        Begin::Running => Err(conflict(
+        Begin::Running if !running.is_alone() => Err(conflict(
             "the call with this idempotency key is still running",
             true,
         )),
-        Begin::Unknown => Err(conflict(
+        Begin::Running | Begin::Unknown => Err(conflict(
             "a call with this idempotency key was started, and its outcome is unknown",
             false,
+        )),
+    }
+}
+
+/// Whose key it is. Callers that are nobody in particular would read each
+/// other's outcomes.
+fn scope_of(caller: &Caller) -> Result<String, CallError> {
+    match caller.kind() {
+        CallerKind::Peer => Ok(caller.id().to_string()),
+        CallerKind::Host => Ok(format!("host:{}", caller.id())),
+        CallerKind::Authority => Ok(format!("authority:{}", caller.id())),
+        CallerKind::Anonymous => Err(CallError::new(
+            ErrorCode::Unauthenticated,
+            "an idempotency key takes a known caller",
         )),
     }
 }
@@ -99,25 +165,31 @@ fn replay(call: &Call, outcome: &[u8]) -> Result<Output, CallError> {
 /// Records the outcome before the reply goes out.
 pub(crate) async fn finish(
     door: &Dispatcher,
-    call: &Call,
-    spec: &OperationSpec,
-    scope: &IdempotencyScope,
+    call: CallId,
+    entry: &Entry,
+    key: RunningKey,
     outcome: &Result<Output, CallError>,
 ) -> Result<(), CallError> {
     let record = match outcome {
-        Ok(_) if spec.secret_output => Outcome::Failed(conflict(
+        // Nothing was reached, so nothing happened, and the same key may try
+        // again. What composes may have done something before it failed.
+        Err(error) if error.is(ErrorCode::Unavailable) && entry.authority().is_none() => {
+            let forgotten = door.idempotency().abandon(&key.scope).await;
+            return forgotten.map_err(|error| CallError::internal(call, &error));
+        }
+        Ok(_) if entry.spec().secret_output => Outcome::Failed(conflict(
             "the call was done; its reply is a secret and was not kept",
             false,
         )),
         Ok(output) => match serde_json::from_slice(&output.bytes()) {
             Ok(text) => Outcome::Done(text),
-            Err(error) => return Err(CallError::internal(call.id, &error)),
+            Err(error) => return Err(CallError::internal(call, &error)),
         },
         Err(error) => Outcome::Failed(error.clone()),
     };
-    let text = serde_json::to_vec(&record).map_err(|error| CallError::internal(call.id, &error))?;
+    let text = serde_json::to_vec(&record).map_err(|error| CallError::internal(call, &error))?;
     door.idempotency()
-        .finish(scope, text)
+        .finish(&key.scope, text)
         .await
-        .map_err(|error| CallError::internal(call.id, &error))
+        .map_err(|error| CallError::internal(call, &error))
 }

@@ -101,6 +101,7 @@ pub struct Caller {
     identity: Arc<Identity>,
     credential: Option<Credential>,
     epoch: u64,
+    depth: u16,
 }
 
 impl Caller {
@@ -113,6 +114,7 @@ impl Caller {
             identity,
             credential: None,
             epoch: 0,
+            depth: 0,
         }
     }
 
@@ -126,6 +128,7 @@ impl Caller {
             identity: Arc::new(identity),
             credential: None,
             epoch: 0,
+            depth: 0,
         }
     }
 
@@ -137,6 +140,7 @@ impl Caller {
             identity,
             credential: None,
             epoch: 0,
+            depth: 0,
         }
     }
 
@@ -152,17 +156,38 @@ impl Caller {
             identity,
             credential: Some(credential),
             epoch,
+            depth: 0,
         })
     }
 
-    /// The caller as of now: `None` if its credential no longer resolves.
+    /// An operation's declared authority, this many calls below the root.
+    pub(crate) fn nested(identity: Arc<Identity>, depth: u16) -> Self {
+        Self {
+            depth,
+            ..Self::authority(identity)
+        }
+    }
+
+    /// How many calls lie above this one.
+    pub(crate) fn depth(&self) -> u16 {
+        self.depth
+    }
+
+    /// The caller as of now: `None` if its credential no longer resolves, or
+    /// has become somebody else's. Whoever was let in as one peer never goes
+    /// on as another.
     pub(crate) fn refreshed(&self, provider: &dyn IdentityProvider) -> Option<Self> {
         match &self.credential {
             Some(credential) if self.epoch != provider.epoch() => {
-                Self::resolve(provider, credential.clone())
+                Self::resolve(provider, credential.clone()).filter(|now| now.id() == self.id())
             }
             _ => Some(self.clone()),
         }
+    }
+
+    /// Whether the rights were looked up before the last change.
+    pub(crate) fn is_stale(&self, provider: &dyn IdentityProvider) -> bool {
+        self.credential.is_some() && self.epoch != provider.epoch()
     }
 
     /// What sort of caller.

@@ -54,14 +54,40 @@ pub trait OperationAdapter: Send + Sync {
     async fn import(&self) -> Result<Vec<Registration>, ImportError>;
 }
 
-/// Makes a foreign text safe to print: control characters go, and it is cut
-/// at `chars_max` characters.
+/// Makes a foreign text safe to print: characters that control a terminal or
+/// turn the direction of writing go, and it is cut at `chars_max` characters.
 #[must_use]
 pub fn clean_foreign_text(text: &str, chars_max: usize) -> String {
-    let visible = |c: &char| !c.is_control() || *c == '\n';
-    let mut out: String = text.chars().filter(visible).take(chars_max).collect();
-    if text.chars().filter(visible).nth(chars_max).is_some() {
+    let visible = |c: &char| (!c.is_control() || *c == '\n') && !turns_direction(*c);
+    let mut kept = text.chars().filter(visible);
+    let mut out: String = kept.by_ref().take(chars_max).collect();
+    if kept.next().is_some() {
         out.push('…');
     }
     out
+}
+
+/// Marks, embeddings, overrides and isolates of the Unicode bidirectional
+/// algorithm (UAX #9).
+fn turns_direction(c: char) -> bool {
+    matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean_foreign_text;
+
+    #[test]
+    fn foreign_text_cannot_control_a_terminal() {
+        let clean = |text| clean_foreign_text(text, 80);
+        assert_eq!(clean("a\u{1b}[2Jb\r\u{9b}1m\nc\0"), "a[2Jb1m\nc");
+        assert_eq!(clean("safe\u{202e}gpj.exe"), "safegpj.exe");
+        assert_eq!(clean("Grüße"), "Grüße");
+    }
+
+    #[test]
+    fn foreign_text_is_cut_between_characters() {
+        assert_eq!(clean_foreign_text("ääää", 4), "ääää");
+        assert_eq!(clean_foreign_text("äääää", 4), "ääää…");
+    }
 }

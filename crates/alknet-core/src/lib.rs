@@ -45,6 +45,7 @@ mod idempotency;
 mod identity;
 mod import;
 mod inflight;
+mod json;
 mod limits;
 mod name;
 mod near;

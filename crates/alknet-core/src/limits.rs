@@ -24,6 +24,8 @@ pub struct Limits {
     pub rate_burst: u32,
     /// Calls a second that a key or an anonymous caller may go on making.
     pub rate_per_second: u32,
+    /// Calls below one another in a tree of composed calls.
+    pub composition_depth_max: u16,
     /// Tasks that outlive their call.
     pub detached_max: usize,
     /// Calls of one batch.
@@ -48,6 +50,7 @@ impl Default for Limits {
             deadline_max: Duration::from_secs(600),
             rate_burst: 100,
             rate_per_second: 50,
+            composition_depth_max: 32,
             detached_max: 256,
             batch_calls_max: 1024,
             batch_in_flight_max: 16,

@@ -212,13 +212,17 @@ impl OperationPattern {
     /// (`fs/*` covers `fs/branch/create`), as in a grant `peer:nas=fs/*`.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
-        match self
-            .0
+        Self::text_covers(&self.0, name)
+    }
+
+    /// [`OperationPattern::covers`] for a text that was parsed before.
+    pub(crate) fn text_covers(pattern: &str, name: &str) -> bool {
+        match pattern
             .strip_suffix("**")
-            .or_else(|| self.0.strip_suffix('*'))
+            .or_else(|| pattern.strip_suffix('*'))
         {
             Some(prefix) => name.starts_with(prefix) && name.len() > prefix.len(),
-            None => &*self.0 == name,
+            None => pattern == name,
         }
     }
 }
@@ -240,6 +244,13 @@ impl PeerId {
     /// [`NameError`] if it is too long or not a slug.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         parse_slug(text).map(Self)
+    }
+
+    /// Whether the id means something else than a peer: `any` in a route,
+    /// `anonymous` and `host` as callers in the audit log.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        matches!(self.as_str(), "any" | "anonymous" | "host")
     }
 
     /// Makes a slug of a free text such as a host name, if anything is left.

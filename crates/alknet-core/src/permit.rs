@@ -3,7 +3,7 @@
 use crate::{
     dispatch::Dispatcher,
     error::{CallError, ErrorCode},
-    gate::{Ask, gate, refusal, unauthenticated},
+    gate::{Ask, gate, refusal, step, unauthenticated},
     identity::Caller,
     registry::Entry,
     resource::{ResourceKind, canonical_resource},
@@ -39,8 +39,12 @@ impl Permit {
         let caller = self.caller()?;
         let canonical = canonical_resource(kind, resource)
             .map_err(|error| CallError::invalid_field("", error.to_string()))?;
-        if caller.identity().resources.holds(kind, action, &canonical) {
+        let owners = self.door.owners();
+        if step(&caller, &self.entry, kind, action, &canonical, owners) {
             return Ok(canonical);
+        }
+        if !caller.is_authenticated() {
+            return Err(unauthenticated());
         }
         let missing = format!("{kind}:{canonical}={action}");
         let message = format!(
@@ -61,7 +65,7 @@ impl Permit {
         let fresh = held
             .refreshed(self.door.identities())
             .ok_or_else(unauthenticated)?;
-        if !Arc::ptr_eq(fresh.identity(), held.identity()) {
+        if held.is_stale(self.door.identities()) {
             let decision = gate(&fresh, &self.entry, Ask::Probe, self.door.owners());
             if let Some(refused) = refusal(decision, &fresh, &self.entry) {
                 return Err(refused);

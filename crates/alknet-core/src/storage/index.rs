@@ -45,14 +45,27 @@ struct Index {
 }
 
 /// Peers, groups and invites: read from memory, written through.
-pub struct IdentityIndex {
+pub struct IdentityIndex(Arc<Inner>);
+
+struct Inner {
     store: Arc<dyn IdentityStore>,
     index: ArcSwap<Index>,
     roles: ArcSwap<RoleSet>,
     epoch: watch::Sender<u64>,
     clock: SharedClock,
+    /// One change of the store at a time.
     writing: Mutex<()>,
+    /// One change of the index at a time: whoever publishes has read the
+    /// snapshot and the roles under this lock, or nobody else's are newer.
+    publishing: std::sync::Mutex<()>,
 }
+
+/// Waits between tries to read back a change that was made.
+const RELOAD_WAITS: [Duration; 3] = [
+    Duration::from_millis(50),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+];
 
 impl IdentityIndex {
     /// Reads the store.
@@ -65,28 +78,41 @@ impl IdentityIndex {
         roles: RoleSet,
         clock: SharedClock,
     ) -> Result<Self, StoreError> {
-        let this = Self {
+        let inner = Inner {
             store,
             index: ArcSwap::default(),
             roles: ArcSwap::from_pointee(roles),
             epoch: watch::Sender::new(1),
             clock,
             writing: Mutex::new(()),
+            publishing: std::sync::Mutex::new(()),
         };
-        this.reload().await?;
-        Ok(this)
+        let snapshot = inner.store.load().await?;
+        inner.publish(Some(snapshot));
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Applies a change with its audit row; when it returns, every new call
     /// sees it, and the running ones are checked again.
     ///
+    /// Dropping the future does not stop it: a change that was stored is
+    /// seen.
+    ///
     /// # Errors
     ///
-    /// [`StoreError`]; then nothing has changed.
+    /// [`StoreError::ReservedName`], or what the store says; then nothing has
+    /// changed. [`StoreError::Backend`] too if the change was stored and could
+    /// not be read back.
     pub async fn apply(&self, change: IdentityChange, audit: AuditRow) -> Result<(), StoreError> {
-        let _one_at_a_time = self.writing.lock().await;
-        self.store.apply(change, audit).await?;
-        self.reload().await
+        if let IdentityChange::AddPeer(peer) | IdentityChange::RedeemInvite { peer, .. } = &change
+            && peer.id.is_reserved()
+        {
+            return Err(StoreError::ReservedName(peer.id.clone()));
+        }
+        let inner = self.0.clone();
+        tokio::spawn(async move { inner.apply(change, audit).await })
+            .await
+            .map_err(StoreError::backend)?
     }
 
     /// Notes where and when a peer was seen.
@@ -99,37 +125,38 @@ impl IdentityIndex {
         peer: &PeerId,
         addresses: Option<PeerAddresses>,
     ) -> Result<(), StoreError> {
-        let _one_at_a_time = self.writing.lock().await;
-        self.store.seen(peer, (self.clock)(), addresses).await?;
-        let snapshot = self.store.load().await?;
-        self.publish(snapshot);
+        let inner = &self.0;
+        let _one_at_a_time = inner.writing.lock().await;
+        inner.store.seen(peer, self.now(), addresses).await?;
+        let snapshot = inner.store.load().await?;
+        inner.publish(Some(snapshot));
         Ok(())
     }
 
     /// Takes over changed roles.
     pub fn set_roles(&self, roles: RoleSet) {
-        self.roles.store(Arc::new(roles));
-        let snapshot = self.index.load().snapshot.clone();
-        self.publish(snapshot);
-        self.bump();
+        self.0.roles.store(Arc::new(roles));
+        self.0.publish(None);
+        self.0.bump();
     }
 
     /// The roles in force.
     #[must_use]
     pub fn roles(&self) -> Arc<RoleSet> {
-        self.roles.load_full()
+        self.0.roles.load_full()
     }
 
     /// Everything stored, as of the last change.
     #[must_use]
     pub fn snapshot(&self) -> IdentitySnapshot {
-        self.index.load().snapshot.clone()
+        self.0.index.load().snapshot.clone()
     }
 
     /// One peer.
     #[must_use]
     pub fn peer(&self, id: &str) -> Option<PeerRecord> {
-        self.index
+        self.0
+            .index
             .load()
             .snapshot
             .peers
@@ -141,39 +168,52 @@ impl IdentityIndex {
     /// Wall time by this index's clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        (self.clock)()
+        (self.0.clock)()
     }
 
     /// Waits until the next access expires and announces it; run it in a task
     /// for as long as the node runs.
     pub async fn expire(&self) {
-        let mut changes = self.epoch.subscribe();
+        let mut changes = self.0.epoch.subscribe();
+        // Everything up to here is over for whoever asks now.
+        let mut announced = self.now();
         loop {
             changes.mark_unchanged();
-            let now = (self.clock)();
-            let next = self
-                .index
-                .load()
-                .by_credential
-                .values()
-                .filter_map(|known| known.expires_at)
-                .filter(|at| *at > now)
-                .min();
+            let now = self.now();
+            if self.0.expiries().any(|at| announced < at && at <= now) {
+                self.0.bump();
+                changes.mark_unchanged();
+            }
+            announced = now;
+            let next = self.0.expiries().filter(|at| *at > now).min();
             // Clocks are set: look again at least every second.
             let wait = next.map_or(Duration::from_secs(3600), |at| {
-                Duration::from_millis(u64::try_from(at.0 - now.0).unwrap_or(0))
+                Duration::from_millis(u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0))
                     .min(Duration::from_secs(1))
             });
             tokio::select! {
                 _ = changes.changed() => {}
-                () = tokio::time::sleep(wait) => if next.is_some_and(|at| at <= (self.clock)()) { self.bump() },
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
+}
 
-    async fn reload(&self) -> Result<(), StoreError> {
-        let snapshot = self.store.load().await?;
-        self.publish(snapshot);
+impl Inner {
+    async fn apply(&self, change: IdentityChange, audit: AuditRow) -> Result<(), StoreError> {
+        let _one_at_a_time = self.writing.lock().await;
+        self.store.apply(change, audit).await?;
+        // It is stored: a removed peer must not stay known because one read
+        // failed.
+        let mut waits = RELOAD_WAITS.iter();
+        let snapshot = loop {
+            match (self.store.load().await, waits.next()) {
+                (Ok(snapshot), _) => break snapshot,
+                (Err(_), Some(wait)) => tokio::time::sleep(*wait).await,
+                (Err(error), None) => return Err(error),
+            }
+        };
+        self.publish(Some(snapshot));
         self.bump();
         Ok(())
     }
@@ -182,7 +222,23 @@ impl IdentityIndex {
         self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
-    fn publish(&self, snapshot: IdentitySnapshot) {
+    fn expiries(&self) -> impl Iterator<Item = Timestamp> {
+        let index = self.index.load();
+        let all: Vec<_> = index
+            .by_credential
+            .values()
+            .filter_map(|known| known.expires_at)
+            .collect();
+        all.into_iter()
+    }
+
+    /// Compiles `snapshot`, or the one in force, with the roles in force.
+    fn publish(&self, snapshot: Option<IdentitySnapshot>) {
+        let _one_at_a_time = self
+            .publishing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let snapshot = snapshot.unwrap_or_else(|| self.index.load().snapshot.clone());
         let roles = self.roles.load();
         let mut by_credential = HashMap::new();
         for peer in snapshot.peers.iter().filter(|peer| peer.enabled) {
@@ -227,18 +283,18 @@ fn compile(peer: &PeerRecord, snapshot: &IdentitySnapshot, roles: &RoleSet) -> I
 
 impl IdentityProvider for IdentityIndex {
     fn resolve(&self, credential: &Credential) -> Option<Arc<Identity>> {
-        let index = self.index.load();
+        let index = self.0.index.load();
         let known = index.by_credential.get(credential)?;
-        let alive = known.expires_at.is_none_or(|at| at > (self.clock)());
+        let alive = known.expires_at.is_none_or(|at| at > self.now());
         alive.then(|| known.identity.clone())
     }
 
     fn epoch(&self) -> u64 {
-        *self.epoch.borrow()
+        *self.0.epoch.borrow()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        self.epoch.subscribe()
+        self.0.epoch.subscribe()
     }
 }
 

@@ -91,6 +91,9 @@ pub enum StoreError {
     /// A peer of that name exists.
     #[error("peer `{0}` exists")]
     PeerExists(PeerId),
+    /// `any`, `host` and `anonymous` mean something else than a peer.
+    #[error("`{0}` cannot be the name of a peer")]
+    ReservedName(PeerId),
     /// A credential belongs to somebody already.
     #[error("this key belongs to peer `{0}`")]
     CredentialTaken(PeerId),

@@ -2,12 +2,16 @@
 //! that names a resource into a canonical value *before* it is matched, and
 //! the handler receives that value, so that both read the same thing.
 
-use crate::name::{OperationPattern, PeerId};
-use serde::{Deserialize, Serialize};
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+mod grant;
+mod pattern;
+
+pub use self::{
+    grant::{ResourceGrant, ResourceSet},
+    pattern::ResourcePattern,
 };
+use crate::name::PeerId;
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::IpAddr};
 
 /// Longest text that names a resource.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -265,370 +269,6 @@ fn unmapped(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// A pattern over resources of one kind, parsed once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResourcePattern {
-    kind: ResourceKind,
-    text: String,
-    matcher: Matcher,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Matcher {
-    All,
-    /// Segments split at `/`; `*` within a segment, `**` for the rest.
-    Path(Vec<String>),
-    Net {
-        host: HostMatcher,
-        ports: (u16, u16),
-    },
-    /// Exact, or a prefix before a final `*`.
-    Word {
-        text: String,
-        prefix: bool,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum HostMatcher {
-    Any,
-    Cidr(IpAddr, u8),
-    Suffix(String),
-    Name(String),
-}
-
-impl ResourcePattern {
-    /// Parses the pattern of a grant; `*` covers everything of the kind.
-    ///
-    /// # Errors
-    ///
-    /// [`ResourceError::Invalid`] with what is wrong.
-    pub fn parse(kind: ResourceKind, text: &str) -> Result<Self, ResourceError> {
-        if text.is_empty() || text.len() > TEXT_BYTES_MAX || text.contains('\0') {
-            return Err(invalid(kind, "the pattern is empty or too long"));
-        }
-        let matcher = if text == "*" || (text == "**" && kind == ResourceKind::Bucket) {
-            Matcher::All
-        } else {
-            match kind {
-                ResourceKind::Bucket | ResourceKind::Topic => parse_path_pattern(kind, text)?,
-                ResourceKind::Net => parse_net_pattern(text)?,
-                ResourceKind::Command => parse_word(kind, text)?,
-                ResourceKind::Peer => {
-                    PeerId::parse(text).map_err(|e| invalid(kind, e.to_string()))?;
-                    Matcher::Word {
-                        text: text.into(),
-                        prefix: false,
-                    }
-                }
-            }
-        };
-        Ok(Self {
-            kind,
-            text: text.into(),
-            matcher,
-        })
-    }
-
-    /// The kind it is over.
-    #[must_use]
-    pub fn kind(&self) -> ResourceKind {
-        self.kind
-    }
-
-    /// The pattern as it was written.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether it covers a resource in canonical form.
-    #[must_use]
-    pub fn covers(&self, resource: &str) -> bool {
-        match &self.matcher {
-            Matcher::All => true,
-            Matcher::Path(parts) => {
-                let names: Vec<&str> = resource.split('/').collect();
-                path_covers(parts, &names)
-            }
-            Matcher::Net { host, ports } => net_covers(host, *ports, resource),
-            Matcher::Word {
-                text,
-                prefix: false,
-            } => text == resource,
-            Matcher::Word { text, prefix: true } => resource.starts_with(text.as_str()),
-        }
-    }
-}
-
-fn parse_path_pattern(kind: ResourceKind, text: &str) -> Result<Matcher, ResourceError> {
-    let parts: Vec<String> = text.split('/').map(str::to_owned).collect();
-    let last = parts.len() - 1;
-    for (at, part) in parts.iter().enumerate() {
-        if part == "." || part == ".." || (part.is_empty() && at != last) {
-            return Err(invalid(
-                kind,
-                "the pattern has an empty, `.` or `..` segment",
-            ));
-        }
-        if part.contains("**") && (part != "**" || at != last) {
-            return Err(invalid(kind, "`**` stands alone, at the end"));
-        }
-    }
-    Ok(Matcher::Path(
-        parts.into_iter().filter(|part| !part.is_empty()).collect(),
-    ))
-}
-
-fn path_covers(pattern: &[String], names: &[&str]) -> bool {
-    match (pattern, names) {
-        ([], []) => true,
-        // `www/**` covers `www` itself: who may list the tree may see its root.
-        ([star], _) if star == "**" => true,
-        ([first, rest @ ..], [name, more @ ..]) => {
-            glob_segment(first.as_bytes(), name.as_bytes()) && path_covers(rest, more)
-        }
-        _ => false,
-    }
-}
-
-/// `*` matches any bytes within one segment; linear backtracking to the last
-/// star, so no pattern is slow.
-fn glob_segment(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t, mut star) = (0, 0, None);
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p, t));
-            p += 1;
-        } else if pattern.get(p) == Some(&text[t]) {
-            p += 1;
-            t += 1;
-        } else if let Some((at, from)) = star {
-            p = at + 1;
-            t = from + 1;
-            star = Some((at, from + 1));
-        } else {
-            return false;
-        }
-    }
-    pattern[p..].iter().all(|b| *b == b'*')
-}
-
-fn parse_word(kind: ResourceKind, text: &str) -> Result<Matcher, ResourceError> {
-    let (word, prefix) = text
-        .strip_suffix('*')
-        .map_or((text, false), |word| (word, true));
-    if word.contains('*') {
-        return Err(invalid(kind, "`*` stands at the end"));
-    }
-    Ok(Matcher::Word {
-        text: word.into(),
-        prefix,
-    })
-}
-
-fn parse_net_pattern(text: &str) -> Result<Matcher, ResourceError> {
-    let kind = ResourceKind::Net;
-    let (host, ports) = match split_host_port(text) {
-        Ok((host, ports)) => (host, parse_ports(ports)?),
-        Err(_) if text.parse::<Ipv6Addr>().is_ok() => (text, (0, u16::MAX)),
-        Err(_) if !text.contains(':') || text.contains('/') => (text, (0, u16::MAX)),
-        Err(error) => return Err(error),
-    };
-    let host = match host {
-        "*" => HostMatcher::Any,
-        _ if host.contains('/') => parse_cidr(host)?,
-        _ => match host.strip_prefix("*.") {
-            Some(suffix) => match Host::parse(suffix)? {
-                Host::Name(name) => HostMatcher::Suffix(format!(".{name}")),
-                Host::Ip(_) => return Err(invalid(kind, "`*.` stands before a name")),
-            },
-            None => match Host::parse(host)? {
-                Host::Ip(ip) => HostMatcher::Cidr(ip, if ip.is_ipv4() { 32 } else { 128 }),
-                Host::Name(name) => HostMatcher::Name(name),
-            },
-        },
-    };
-    Ok(Matcher::Net { host, ports })
-}
-
-fn parse_ports(text: &str) -> Result<(u16, u16), ResourceError> {
-    let bad = || invalid(ResourceKind::Net, "ports are `*`, `N` or `N-M`");
-    if text == "*" {
-        return Ok((0, u16::MAX));
-    }
-    let (low, high) = text.split_once('-').unwrap_or((text, text));
-    let range = (
-        low.parse().map_err(|_| bad())?,
-        high.parse().map_err(|_| bad())?,
-    );
-    if range.0 <= range.1 {
-        Ok(range)
-    } else {
-        Err(bad())
-    }
-}
-
-fn parse_cidr(text: &str) -> Result<HostMatcher, ResourceError> {
-    let bad = || invalid(ResourceKind::Net, "a range is `address/bits`");
-    let (ip, bits) = text.split_once('/').ok_or_else(bad)?;
-    let ip: IpAddr = ip
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .map_err(|_| bad())?;
-    let bits: u8 = bits.parse().map_err(|_| bad())?;
-    let most = if ip.is_ipv4() { 32 } else { 128 };
-    if bits > most {
-        Err(bad())
-    } else {
-        Ok(HostMatcher::Cidr(ip, bits))
-    }
-}
-
-fn net_covers(host: &HostMatcher, ports: (u16, u16), resource: &str) -> bool {
-    let Ok((name, port)) = split_host_port(resource) else {
-        return false;
-    };
-    let Ok(port) = port.parse::<u16>() else {
-        return false;
-    };
-    if port < ports.0 || port > ports.1 {
-        return false;
-    }
-    match (host, name.parse::<IpAddr>().ok()) {
-        (HostMatcher::Any, _) => true,
-        (HostMatcher::Cidr(net, bits), Some(ip)) => in_cidr(*net, *bits, unmapped(ip)),
-        (HostMatcher::Suffix(suffix), None) => name.ends_with(suffix.as_str()),
-        (HostMatcher::Name(want), None) => name == want,
-        _ => false,
-    }
-}
-
-fn in_cidr(net: IpAddr, bits: u8, ip: IpAddr) -> bool {
-    let masked = |value: u128, width: u32| {
-        if bits == 0 {
-            0
-        } else {
-            value >> (width - u32::from(bits))
-        }
-    };
-    match (net, ip) {
-        (IpAddr::V4(net), IpAddr::V4(ip)) => {
-            let wide = |ip: Ipv4Addr| u128::from(u32::from(ip));
-            masked(wide(net), 32) == masked(wide(ip), 32)
-        }
-        (IpAddr::V6(net), IpAddr::V6(ip)) => {
-            masked(u128::from(net), 128) == masked(u128::from(ip), 128)
-        }
-        _ => false,
-    }
-}
-
-/// A pattern with the actions it carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResourceGrant {
-    /// What it covers.
-    pub pattern: ResourcePattern,
-    /// `*`, an action's name, or for peers a pattern over operations.
-    pub actions: Vec<String>,
-}
-
-impl ResourceGrant {
-    /// Parses a pattern with its actions.
-    ///
-    /// # Errors
-    ///
-    /// [`ResourceError`] for a bad pattern, no actions, or (for peers) an
-    /// action that is no operation pattern.
-    pub fn parse(
-        kind: ResourceKind,
-        pattern: &str,
-        actions: &[impl AsRef<str>],
-    ) -> Result<Self, ResourceError> {
-        if actions.is_empty() {
-            return Err(ResourceError::NoAction {
-                pattern: pattern.into(),
-            });
-        }
-        for action in actions {
-            let action = action.as_ref();
-            let fine = if kind == ResourceKind::Peer {
-                OperationPattern::parse(action).is_ok()
-            } else {
-                action == "*" || is_plain_word(action)
-            };
-            if !fine {
-                return Err(invalid(
-                    kind,
-                    format!("`{}` is not an action", action.escape_debug()),
-                ));
-            }
-        }
-        let actions = actions
-            .iter()
-            .map(|action| action.as_ref().to_owned())
-            .collect();
-        Ok(Self {
-            pattern: ResourcePattern::parse(kind, pattern)?,
-            actions,
-        })
-    }
-
-    /// Whether it carries `action`.
-    #[must_use]
-    pub fn carries(&self, action: &str) -> bool {
-        self.actions.iter().any(|held| match self.pattern.kind {
-            ResourceKind::Peer => {
-                OperationPattern::parse(held).is_ok_and(|pattern| pattern.covers(action))
-            }
-            _ => held == "*" || held == action,
-        })
-    }
-}
-
-impl fmt::Display for ResourceGrant {
-    /// As it is written on the command line: `bucket:www/**=read,list`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}={}",
-            self.pattern.kind,
-            self.pattern.text,
-            self.actions.join(",")
-        )
-    }
-}
-
-/// Resources held by an identity. Deny wins over allow.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResourceSet {
-    /// What is covered.
-    pub allow: Vec<ResourceGrant>,
-    /// What is not, even if covered.
-    pub deny: Vec<ResourceGrant>,
-}
-
-impl ResourceSet {
-    /// Whether `action` on the canonical `resource` is held.
-    #[must_use]
-    pub fn holds(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
-        let hit = |grant: &ResourceGrant| {
-            grant.pattern.kind == kind && grant.carries(action) && grant.pattern.covers(resource)
-        };
-        self.allow.iter().any(hit) && !self.deny.iter().any(hit)
-    }
-
-    /// Whether some pattern of the kind carries the action: what a listing
-    /// asks, which has no input to look at.
-    #[must_use]
-    pub fn might_hold(&self, kind: ResourceKind, action: &str) -> bool {
-        self.allow
-            .iter()
-            .any(|grant| grant.pattern.kind == kind && grant.carries(action))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -693,6 +333,8 @@ mod tests {
         covers(Net, "*.lan:80-443", "lan:443", false);
         covers(Net, "*.lan", "DB.LAN.:9", true);
         covers(Net, "127.0.0.1:22", "[::ffff:127.0.0.1]:22", true);
+        covers(Net, "::ffff:10.0.0.0/104", "10.1.2.3:22", true);
+        covers(Net, "::ffff:10.0.0.0/104", "11.1.2.3:22", false);
         covers(Net, "fe80::/10", "[fe80::1]:22", true);
         covers(Net, "[::1]:22", "[::1]:22", true);
         covers(Net, "*:22", "[::1]:22", true);
@@ -735,6 +377,8 @@ mod tests {
         assert!(!set.holds(ResourceKind::Bucket, "read", "www/secret/a"));
         assert!(!set.holds(ResourceKind::Bucket, "write", "www/a"));
         assert!(!set.holds(ResourceKind::Net, "read", "www/a"));
+        assert!(set.denies(ResourceKind::Bucket, "read", "www/secret/a"));
+        assert!(!set.denies(ResourceKind::Bucket, "write", "www/secret/a"));
     }
 
     #[test]

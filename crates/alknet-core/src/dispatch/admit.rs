@@ -1,0 +1,300 @@
+//! The way in: resolve, visibility, access, limits, input schema.
+
+use super::{
+    Dispatcher,
+    outcome::{timeout, wrong_kind},
+    record::Record,
+};
+use crate::{
+    call::{Call, Input, RouteStep},
+    context::{Context, ContextInner},
+    discovery::suggestions,
+    error::{CallError, ErrorCode},
+    gate::{Ask, Decision, gate, refusal, unauthenticated},
+    identity::{Caller, CallerKind},
+    inflight::Place,
+    json::NESTING_MAX,
+    registry::{Entry, View},
+    resource::ResourceKind,
+    spec::{Kind, OperationSpec},
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// How the caller asks, which must fit the operation's kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expect {
+    Unary,
+    Subscription,
+    Channel,
+}
+
+impl Expect {
+    /// The kind to assume of an operation that is not known here.
+    fn kind(self) -> Kind {
+        match self {
+            Expect::Unary => Kind::Mutation,
+            Expect::Subscription => Kind::Subscription,
+            Expect::Channel => Kind::Channel,
+        }
+    }
+
+    fn fits(self, kind: Kind) -> bool {
+        match self {
+            Expect::Unary => kind.is_unary(),
+            Expect::Subscription => kind == Kind::Subscription,
+            Expect::Channel => kind == Kind::Channel,
+        }
+    }
+}
+
+/// A call that may run.
+pub(super) struct Admitted {
+    pub(super) entry: Arc<Entry>,
+    pub(super) caller: Caller,
+    pub(super) input: Input,
+    pub(super) deadline: Option<Instant>,
+    /// Given back when the call has ended.
+    pub(super) _place: Place,
+}
+
+impl Dispatcher {
+    pub(super) fn admit(
+        &self,
+        call: &mut Call,
+        expect: Expect,
+        record: &mut Record,
+    ) -> Result<Admitted, CallError> {
+        // What runs may finish, and needs its own calls for that.
+        if self.is_draining() && call.caller.kind() != CallerKind::Authority {
+            return Err(shutting_down());
+        }
+        // Resolve.
+        let caller = call
+            .caller
+            .refreshed(self.identities())
+            .ok_or_else(unauthenticated)?;
+        let entry = self.resolve(&self.0.registry.view(), call, &caller, expect)?;
+        let spec = entry.spec();
+        // Visibility, and access as far as it can be known without the input: a
+        // caller without the right learns nothing from how its input is read.
+        self.allow(&caller, &entry, Ask::Probe)?;
+        if !expect.fits(spec.kind) {
+            return Err(wrong_kind(spec));
+        }
+        // Limits, before anything is parsed.
+        self.check_size(call, spec, record)?;
+        let place = self.0.in_flight.enter(
+            &caller,
+            &spec.name,
+            spec.limits.in_flight_max,
+            expect == Expect::Subscription,
+        )?;
+        let deadline = self.deadline(call, spec)?;
+        // Access to what the input names, and input schema.
+        let input = std::mem::take(&mut call.input);
+        let input = self.check_input(&caller, &entry, input, record)?;
+        if spec.approve {
+            return Err(needs_approval(call, spec));
+        }
+        Ok(Admitted {
+            entry,
+            caller,
+            input,
+            deadline,
+            _place: place,
+        })
+    }
+
+    /// The gate, with its refusal as the caller is told.
+    pub(super) fn allow(
+        &self,
+        caller: &Caller,
+        entry: &Entry,
+        ask: Ask<'_>,
+    ) -> Result<Vec<String>, CallError> {
+        match gate(caller, entry, ask, self.owners()) {
+            Decision::Allow(resources) => Ok(resources),
+            refused => Err(refusal(refused, caller, entry).unwrap_or_else(unauthenticated)),
+        }
+    }
+
+    fn check_size(
+        &self,
+        call: &Call,
+        spec: &OperationSpec,
+        record: &mut Record,
+    ) -> Result<(), CallError> {
+        let most = spec
+            .limits
+            .input_bytes_max
+            .unwrap_or(self.0.limits.input_bytes_max)
+            .min(self.0.limits.input_bytes_ceiling);
+        let Some(bytes) = call.input.json_len() else {
+            let message = format!("nests deeper than {NESTING_MAX} levels");
+            return Err(CallError::invalid_field("", message));
+        };
+        record.bytes_in(bytes);
+        if bytes > most {
+            let message = format!("the input has {bytes} bytes, at most {most} are allowed");
+            return Err(CallError::new(ErrorCode::TooLarge, message));
+        }
+        Ok(())
+    }
+
+    /// A peer checks the input of its own operation; here it passes unread,
+    /// unless the importer's rule looks into it.
+    fn check_input(
+        &self,
+        caller: &Caller,
+        entry: &Arc<Entry>,
+        input: Input,
+        record: &mut Record,
+    ) -> Result<Input, CallError> {
+        let (spec, is_own) = (entry.spec(), entry.peer().is_none());
+        let names_resources = spec.access.names_resources();
+        if !is_own && !names_resources {
+            return Ok(input);
+        }
+        let mut value = input.into_value()?;
+        if names_resources {
+            let resources = self.allow(caller, entry, Ask::Input(&mut value))?;
+            record.resources(&resources);
+        }
+        if is_own {
+            let checked = self.0.registry.check(entry, &spec.input, &value);
+            checked.map_err(CallError::invalid_input)?;
+        }
+        Ok(Input::Value(value))
+    }
+
+    fn resolve(
+        &self,
+        view: &View,
+        call: &Call,
+        caller: &Caller,
+        expect: Expect,
+    ) -> Result<Arc<Entry>, CallError> {
+        let name = &call.operation;
+        if let Some(entry) = view.resolve(name, &call.route, call.session.as_deref()) {
+            return Ok(entry);
+        }
+        if !caller.is_authenticated() {
+            return Err(unauthenticated());
+        }
+        let [RouteStep::Peer(peer)] = call.route.as_slice() else {
+            if call.route.len() > 1 {
+                return Err(CallError::new(
+                    ErrorCode::NotFound,
+                    "a route of more than one peer is not served",
+                ));
+            }
+            let near = suggestions(self, view, caller, None, name.as_str());
+            return Err(with_suggestions(CallError::not_found(name.as_str()), near));
+        };
+        // Whoever may not use a peer is told the same whether it exists or not.
+        let held = &caller.identity().resources;
+        if !held.holds(ResourceKind::Peer, name.as_str(), peer.as_str()) {
+            let missing = format!("peer:{peer}={name}");
+            let message = format!(
+                "`{}` may not call `{name}`: missing resource `{missing}`",
+                caller.id()
+            );
+            let details = json!({ "caller": caller.id(), "operation": name, "missing": { "resource": missing }, "grant": missing });
+            return Err(CallError::new(ErrorCode::Forbidden, message).with_details(details));
+        }
+        let known = self.0.known_peer.as_ref().is_none_or(|known| known(peer));
+        // What this node knows of a peer is what it may call there. Anything
+        // else the peer itself refuses, and says what is missing.
+        if known && let Some(forwarder) = self.0.forwarder.get() {
+            let kind = expect.kind();
+            let handler = forwarder.handler(peer, name, kind);
+            return Ok(Arc::new(Entry::unlisted(name, kind, peer, handler)));
+        }
+        let details = json!({ "peer": peer });
+        if view.has_peer(peer) {
+            let near = suggestions(self, view, caller, Some(peer), name.as_str());
+            let error = CallError::new(
+                ErrorCode::NotFound,
+                format!("peer `{peer}` does not offer `{name}`"),
+            );
+            let error = error.with_details(json!({ "operation": name, "peer": peer }));
+            return Err(with_suggestions(error, near));
+        }
+        let error = if known {
+            CallError::new(
+                ErrorCode::Unavailable,
+                format!("peer `{peer}` is not connected"),
+            )
+        } else {
+            CallError::new(ErrorCode::NotFound, format!("no peer `{peer}`"))
+        };
+        Err(error.with_details(details))
+    }
+
+    /// One budget for the whole tree: what the caller has left, what the
+    /// operation allows, what the node allows, whichever is least.
+    fn deadline(&self, call: &Call, spec: &OperationSpec) -> Result<Option<Instant>, CallError> {
+        let now = Instant::now();
+        let limits = &self.0.limits;
+        let own = if !spec.kind.is_unary() {
+            spec.limits.timeout
+        } else if call.deadline.is_some() {
+            Some(spec.limits.timeout.unwrap_or(limits.deadline_max))
+        } else {
+            Some(spec.limits.timeout.unwrap_or(limits.deadline_default))
+        };
+        let most = if spec.kind.is_unary() {
+            own.map(|own| own.min(limits.deadline_max))
+        } else {
+            own
+        };
+        let deadline = [most.map(|most| now + most), call.deadline]
+            .into_iter()
+            .flatten()
+            .min();
+        if deadline.is_some_and(|at| at <= now) {
+            return Err(timeout(spec));
+        }
+        Ok(deadline)
+    }
+
+    pub(super) fn context(&self, call: &mut Call, admitted: &Admitted) -> Context {
+        Context(Arc::new(ContextInner {
+            call_id: call.id,
+            parent_id: call.parent,
+            principal: admitted.caller.clone(),
+            originator: call.originator.clone(),
+            deadline: admitted.deadline,
+            interaction: std::mem::take(&mut call.interaction),
+            trace: call.trace.take(),
+            route: std::mem::take(&mut call.route),
+            via: std::mem::take(&mut call.via),
+            idempotency_key: call.idempotency_key.clone(),
+            surface: call.surface.clone(),
+            entry: admitted.entry.clone(),
+            door: self.clone(),
+        }))
+    }
+}
+
+pub(super) fn shutting_down() -> CallError {
+    CallError::new(ErrorCode::Unavailable, "the node is shutting down")
+}
+
+pub(super) fn needs_approval(call: &Call, spec: &OperationSpec) -> CallError {
+    let message = format!("`{}` needs a person's approval", spec.name);
+    CallError::new(ErrorCode::ApprovalRequired, message)
+        .with_details(json!({ "request_id": call.id.to_string() }))
+}
+
+fn with_suggestions(error: CallError, near: Vec<String>) -> CallError {
+    if near.is_empty() {
+        return error;
+    }
+    let details = error.details.as_deref().cloned();
+    let mut details = details.unwrap_or(Value::Object(serde_json::Map::new()));
+    details["suggestions"] = json!(near);
+    error.with_details(details)
+}

@@ -1,0 +1,118 @@
+//! Patterns with the actions they carry, and sets of them.
+
+use super::{ResourceError, ResourceKind, ResourcePattern, invalid, is_plain_word};
+use crate::name::OperationPattern;
+use std::fmt;
+
+/// A pattern with the actions it carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceGrant {
+    /// What it covers.
+    pub pattern: ResourcePattern,
+    /// `*`, an action's name, or for peers a pattern over operations.
+    pub actions: Vec<String>,
+}
+
+impl ResourceGrant {
+    /// Parses a pattern with its actions.
+    ///
+    /// # Errors
+    ///
+    /// [`ResourceError`] for a bad pattern, no actions, or (for peers) an
+    /// action that is no operation pattern.
+    pub fn parse(
+        kind: ResourceKind,
+        pattern: &str,
+        actions: &[impl AsRef<str>],
+    ) -> Result<Self, ResourceError> {
+        if actions.is_empty() {
+            return Err(ResourceError::NoAction {
+                pattern: pattern.into(),
+            });
+        }
+        for action in actions {
+            let action = action.as_ref();
+            let fine = if kind == ResourceKind::Peer {
+                OperationPattern::parse(action).is_ok()
+            } else {
+                action == "*" || is_plain_word(action)
+            };
+            if !fine {
+                return Err(invalid(
+                    kind,
+                    format!("`{}` is not an action", action.escape_debug()),
+                ));
+            }
+        }
+        let actions = actions
+            .iter()
+            .map(|action| action.as_ref().to_owned())
+            .collect();
+        Ok(Self {
+            pattern: ResourcePattern::parse(kind, pattern)?,
+            actions,
+        })
+    }
+
+    /// Whether it carries `action`.
+    #[must_use]
+    pub fn carries(&self, action: &str) -> bool {
+        self.actions.iter().any(|held| match self.pattern.kind {
+            ResourceKind::Peer => OperationPattern::text_covers(held, action),
+            _ => held == "*" || held == action,
+        })
+    }
+
+    fn hits(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
+        self.pattern.kind == kind && self.carries(action) && self.pattern.covers(resource)
+    }
+}
+
+impl fmt::Display for ResourceGrant {
+    /// As it is written on the command line: `bucket:www/**=read,list`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}={}",
+            self.pattern.kind,
+            self.pattern.text,
+            self.actions.join(",")
+        )
+    }
+}
+
+/// Resources held by an identity. Deny wins over allow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResourceSet {
+    /// What is covered.
+    pub allow: Vec<ResourceGrant>,
+    /// What is not, even if covered.
+    pub deny: Vec<ResourceGrant>,
+}
+
+impl ResourceSet {
+    /// Whether `action` on the canonical `resource` is held.
+    #[must_use]
+    pub fn holds(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
+        let hit = |grant: &ResourceGrant| grant.hits(kind, action, resource);
+        self.allow.iter().any(hit) && !self.deny.iter().any(hit)
+    }
+
+    /// Whether `action` on the canonical `resource` is denied, whatever else
+    /// is held.
+    #[must_use]
+    pub fn denies(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
+        self.deny
+            .iter()
+            .any(|grant| grant.hits(kind, action, resource))
+    }
+
+    /// Whether some pattern of the kind carries the action: what a listing
+    /// asks, which has no input to look at.
+    #[must_use]
+    pub fn might_hold(&self, kind: ResourceKind, action: &str) -> bool {
+        self.allow
+            .iter()
+            .any(|grant| grant.pattern.kind == kind && grant.carries(action))
+    }
+}
