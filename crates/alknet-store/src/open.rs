@@ -163,6 +163,26 @@ pub(crate) fn open(path: &Path, options: OpenOptions) -> Result<Opened, OpenStor
     })
 }
 
+/// Looks at an existing file without changing it.
+pub(crate) fn check(path: &Path) -> Result<(), OpenStoreError> {
+    let failed = |source| OpenStoreError::Io {
+        path: path.into(),
+        source,
+    };
+    refuse_exposed(path).map_err(failed)??;
+    let sqlite = |source| OpenStoreError::sqlite(path, source);
+    let reader = connect_reader(path).map_err(sqlite)?;
+    format_of(path, &reader)?;
+    let found: String = reader
+        .query_row("PRAGMA quick_check(1)", (), |row| row.get(0))
+        .map_err(sqlite)?;
+    if found == "ok" {
+        return Ok(());
+    }
+    let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    Err(sqlite(rusqlite::Error::SqliteFailure(corrupt, Some(found))))
+}
+
 /// Makes the file if it is missing, and refuses one that others may use.
 fn prepare_file(path: &Path) -> Result<(), OpenStoreError> {
     let failed = |source| OpenStoreError::Io {

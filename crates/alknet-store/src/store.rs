@@ -57,6 +57,18 @@ impl Store {
         Self::open_with(path, OpenOptions::default())
     }
 
+    /// Checks an existing store, without changing it, also while a node has it
+    /// open: that it is ours, of a format that this release knows, readable by
+    /// its owner alone, and whole (SQLite's `quick_check`). Blocks; takes
+    /// seconds for gigabytes.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenStoreError`], as [`Store::open`] would give.
+    pub fn check(path: &Path) -> Result<(), OpenStoreError> {
+        open::check(path)
+    }
+
     #[doc(hidden)]
     pub fn open_with(path: &Path, options: OpenOptions) -> Result<Self, OpenStoreError> {
         let Opened {
