@@ -1,0 +1,135 @@
+//! The one definition of the command line. Parsing, help, completions and the
+//! reference page all come from it.
+
+use crate::{commands, duration};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::{path::PathBuf, time::Duration};
+
+/// Turns a machine into a node whose every ability is an operation, reachable
+/// by those who were given access, wherever they are.
+#[derive(Debug, Parser)]
+#[command(
+    name = "alknet",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "Start with `alknet up`; then, in a second terminal, `alknet status` and `alknet ops`."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Where the node keeps its keys, configuration and database
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ALKNET_DATA_DIR",
+        hide_env_values = true
+    )]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Prints data, and errors, as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Says more on standard error: -v lifecycle, -vv calls, -vvv frames
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Says nothing on standard error but errors and warnings
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Makes a data directory with new keys, or with those behind words
+    Init(commands::init::InitArgs),
+    /// Runs the node until a signal
+    Up(commands::up::UpArgs),
+    /// Stops the running node
+    Down(commands::down::DownArgs),
+    /// Says how the running node is and how it can be reached
+    Status,
+    /// Prints the version of this program
+    Version,
+    /// Checks the data directory, the configuration and the running node
+    Doctor,
+    /// Makes a ticket with which another node becomes a peer
+    Invite(commands::invite::InviteArgs),
+    /// Becomes a peer of the node that made the ticket
+    Join(commands::join::JoinArgs),
+    /// Lists and changes peers
+    Peers(commands::peers::PeersArgs),
+    /// Gives a peer a role, an operation, a scope or a resource
+    Grant(commands::grants::GrantArgs),
+    /// Takes grants from a peer
+    Revoke(commands::grants::GrantArgs),
+    /// Lists what a peer was given
+    Grants(commands::grants::GrantsArgs),
+    /// Lists the roles that can be granted
+    Roles,
+    /// Lists, finds and describes operations
+    Ops(commands::ops::OpsArgs),
+    /// Calls an operation
+    Call(commands::call::CallArgs),
+    /// Makes many calls, one JSON line each
+    Batch(commands::batch::BatchArgs),
+    /// Runs a program on a peer, without a shell
+    Exec(commands::exec::ExecArgs),
+    /// Prints the log of the running node
+    Logs(commands::logs::LogsArgs),
+    /// Prints who called what
+    Audit(commands::audit::AuditArgs),
+    /// Prints completions for a shell
+    Completions(commands::completions::CompletionsArgs),
+    /// Prints a page of the reference
+    #[command(name = "__docs", hide = true)]
+    Docs(commands::docs::DocsArgs),
+}
+
+impl Command {
+    /// Whether Ctrl-C simply ends it. The others handle signals themselves.
+    pub(crate) fn ends_on_interrupt(&self) -> bool {
+        !matches!(self, Command::Up(_) | Command::Exec(_))
+    }
+}
+
+/// The definition, for help, completions and the reference.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+/// `15m`, for clap.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration::parse(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        for words in [
+            ["alknet", "--json", "status", "--data-dir", "/x"],
+            ["alknet", "--data-dir", "/x", "--json", "status"],
+        ] {
+            let cli = Cli::try_parse_from(words).expect("valid");
+            assert!(cli.global.json && cli.global.data_dir == Some(PathBuf::from("/x")));
+        }
+        assert!(Cli::try_parse_from(["alknet", "-q", "-v", "status"]).is_err());
+    }
+}

@@ -1,0 +1,291 @@
+//! `alknet call`.
+
+use crate::{
+    app::App,
+    channel,
+    cli::parse_duration,
+    commands::interact,
+    failure::Failure,
+    hint::{Place, explain},
+    input::{self, Field, FieldValue, Words},
+    node_access::{CallError, CallOptions, ErrorCode, Home, Kind, Route, RouteStep, parse_route},
+};
+use clap::Args;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use std::{path::Path, time::Duration};
+use tokio::io::AsyncReadExt;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+ARGS, the input: nothing is `{}`; one JSON value; `-` reads JSON from standard
+input; or fields:
+  key=value    the operation's schema decides: text fields take it as it is,
+               others read it as JSON
+  key:=JSON    always JSON
+  key=@FILE    the text of a file (`@-`: standard input); key:=@FILE its JSON
+  a.b=1        a field of a field; `a\\.b=1` is the field `a.b`
+  a=1 a=2      repetition makes an array
+
+A subscription prints one item a line. A channel connects standard input and
+output. Ctrl-C cancels the call, there as well as here.
+
+Examples:
+  alknet call node/info
+  alknet call fs/stat file=www/motd --on nas
+  alknet call deploy/restart '{\"service\":\"web\"}' --on any --timeout 2m")]
+pub(crate) struct CallArgs {
+    /// What to call, such as `fs/stat`
+    operation: String,
+    /// The input
+    #[arg(value_name = "ARGS")]
+    words: Vec<String>,
+    /// Where: a peer, or `any` for the first that offers it
+    #[arg(long, value_name = "PEER|any", value_parser = parse_on)]
+    on: Option<Route>,
+    /// How long it may take
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// Repeating the call with the same key does nothing twice
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+/// `PEER`, `any`, or `:` for this node.
+pub(crate) fn parse_on(text: &str) -> Result<Route, String> {
+    match text {
+        ":" => Ok(Route::new()),
+        text => parse_route(text).map_err(|error| error.to_string()),
+    }
+}
+
+pub(crate) async fn run(app: &App, args: CallArgs) -> Result<(), Failure> {
+    let words = input::read(&args.words).map_err(|error| Failure::usage(error.to_string()))?;
+    let home = app.home().await?;
+    let mut call = Calling {
+        app,
+        home,
+        operation: args.operation.clone(),
+        options: CallOptions {
+            route: args.on.unwrap_or_default(),
+            timeout: args.timeout,
+            idempotency_key: args.idempotency_key,
+            ..CallOptions::default()
+        },
+        input: json!({}),
+    };
+    // A refusal hides the schema, and the call itself says better why: so a
+    // schema that is not found is no error yet.
+    let entry = call.look_up().await;
+    let stdin_is_data = reads_stdin(&words);
+    call.input = typed(words, entry.as_ref()).await?;
+    match entry
+        .as_ref()
+        .and_then(|entry| entry.get("kind"))
+        .and_then(kind)
+    {
+        Some(kind) => call.run(kind, stdin_is_data).await,
+        None => call.run_unknown(stdin_is_data).await,
+    }
+}
+
+fn kind(name: &Value) -> Option<Kind> {
+    serde_json::from_value(name.clone()).ok()
+}
+
+/// One call on its way.
+struct Calling<'a> {
+    app: &'a App,
+    home: &'a Home,
+    operation: String,
+    options: CallOptions,
+    input: Value,
+}
+
+impl Calling<'_> {
+    /// The catalogue's entry, if this caller may see it.
+    async fn look_up(&self) -> Option<Value> {
+        let mut input = json!({ "name": self.operation });
+        match self.options.route.first() {
+            None => {}
+            Some(RouteStep::Peer(peer)) => input["peer"] = json!(peer),
+            Some(RouteStep::Any) => input["peer"] = json!(self.some_peer().await?),
+        }
+        self.home
+            .call("services/schema", input, CallOptions::default())
+            .await
+            .ok()
+    }
+
+    /// A peer that offers the operation.
+    async fn some_peer(&self) -> Option<String> {
+        let reply = self
+            .home
+            .call("services/list-peers", json!({}), CallOptions::default())
+            .await
+            .ok()?;
+        let offers = |peer: &&Value| {
+            let names = peer.get("operations").and_then(Value::as_array);
+            names.is_some_and(|names| names.iter().any(|name| name == self.operation.as_str()))
+        };
+        let peers = reply.get("peers")?.as_array()?;
+        peers
+            .iter()
+            .find(offers)?
+            .get("peer")?
+            .as_str()
+            .map(str::to_owned)
+    }
+
+    async fn run(mut self, kind: Kind, stdin_is_data: bool) -> Result<(), Failure> {
+        let (interaction, _listening) =
+            interact::listen(self.app, stdin_is_data || kind == Kind::Channel);
+        self.options.interaction = interaction;
+        let done = match kind {
+            Kind::Query | Kind::Mutation => self.unary().await,
+            Kind::Subscription => self.items().await,
+            Kind::Channel => self.channel().await,
+        };
+        done.map_err(|failed| self.tell(failed))
+    }
+
+    /// Tries it as a query; a node that knows better says what it is.
+    async fn run_unknown(mut self, stdin_is_data: bool) -> Result<(), Failure> {
+        let (interaction, _listening) = interact::listen(self.app, stdin_is_data);
+        self.options.interaction = interaction;
+        match self.unary().await {
+            Err(Failed::Call(error)) if error.is(ErrorCode::InvalidOperationType) => {
+                let details = error.details.as_deref();
+                match details
+                    .and_then(|details| details.get("kind"))
+                    .and_then(kind)
+                {
+                    Some(kind) => self.run(kind, stdin_is_data).await,
+                    None => Err(self.tell(Failed::Call(error))),
+                }
+            }
+            Err(failed) => Err(self.tell(failed)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn unary(&self) -> Result<(), Failed> {
+        let reply = self
+            .home
+            .call(&self.operation, self.input.clone(), self.options.clone())
+            .await?;
+        Ok(self.app.out.reply(&reply)?)
+    }
+
+    async fn items(&self) -> Result<(), Failed> {
+        let items = self
+            .home
+            .subscribe(&self.operation, self.input.clone(), self.options.clone());
+        let mut items = items.await?;
+        while let Some(item) = items.next().await {
+            self.app.out.item(&item?.into_value()?)?;
+        }
+        Ok(())
+    }
+
+    async fn channel(&self) -> Result<(), Failed> {
+        let open = self
+            .home
+            .open(&self.operation, self.input.clone(), self.options.clone());
+        let channel::Ended { result, .. } = channel::connect(open.await?, None).await?;
+        let is_empty =
+            result.is_null() || result.as_object().is_some_and(serde_json::Map::is_empty);
+        if !is_empty {
+            self.app.out.say(&format!("result: {result}"));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, failed: Failed) -> Failure {
+        match failed {
+            Failed::Here(failure) => failure,
+            Failed::Call(error) => explain(
+                &error,
+                &Place {
+                    home: self.home.name().to_owned(),
+                    route: self.options.route.clone(),
+                    operation: self.operation.clone(),
+                },
+            ),
+        }
+    }
+}
+
+/// The call failed, or this side did.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    Call(CallError),
+    Here(Failure),
+}
+
+impl From<CallError> for Failed {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self::Here(failure)
+    }
+}
+
+fn reads_stdin(words: &Words) -> bool {
+    match words {
+        Words::Stdin => true,
+        Words::Whole(_) => false,
+        Words::Fields(fields) => fields.iter().any(|field| {
+            matches!(&field.value, FieldValue::File(name) | FieldValue::JsonFile(name) if name == "-")
+        }),
+    }
+}
+
+/// Reads what the words refer to, and gives every value its type.
+async fn typed(words: Words, entry: Option<&Value>) -> Result<Value, Failure> {
+    let needs_schema = words.needs_schema();
+    let fields = match words {
+        Words::Whole(value) => return Ok(value),
+        Words::Stdin => {
+            let text = read_stdin().await?;
+            let not_json = |error| Failure::usage(format!("standard input is not JSON: {error}"));
+            return serde_json::from_str(&text).map_err(not_json);
+        }
+        Words::Fields(fields) => fields,
+    };
+    let mut read = Vec::with_capacity(fields.len());
+    for Field { path, value } in fields {
+        let value = match value {
+            FieldValue::File(name) => FieldValue::File(read_file(&name).await?),
+            FieldValue::JsonFile(name) => FieldValue::JsonFile(read_file(&name).await?),
+            given => given,
+        };
+        read.push(Field { path, value });
+    }
+    let schema = entry
+        .filter(|_| needs_schema)
+        .and_then(|entry| entry.get("input"));
+    input::build(read, schema).map_err(|error| Failure::usage(error.to_string()))
+}
+
+async fn read_file(name: &str) -> Result<String, Failure> {
+    match name {
+        "-" => read_stdin().await,
+        name => {
+            let text = tokio::fs::read_to_string(name).await;
+            text.map_err(|error| Failure::io("read", Path::new(name), &error))
+        }
+    }
+}
+
+/// All of standard input, as text.
+pub(crate) async fn read_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = tokio::io::stdin().read_to_string(&mut text).await;
+    read.map_err(|error| Failure::local(format!("failed to read standard input: {error}")))?;
+    Ok(text)
+}

@@ -1,0 +1,318 @@
+//! `alknet doctor`.
+
+use crate::{
+    app::App,
+    commands::{VERSION, settings},
+    failure::{Exit, Failure},
+    hint::quote,
+    node_access::{self, Config, Findings},
+    table::one_line,
+};
+use serde::Serialize;
+use serde_json::json;
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+use time::OffsetDateTime;
+
+/// The first release was made in this year: no clock shows an earlier one.
+const FIRST_YEAR: i32 = 2025;
+/// A file may be so much younger than the clock: clocks are stepped.
+const SKEW_MAX: Duration = Duration::from_secs(300);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Check {
+    name: &'static str,
+    status: Status,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, status: Status, message: impl Into<String>) -> Self {
+        Self {
+            name,
+            status,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    fn ok(name: &'static str, message: impl Into<String>) -> Self {
+        Self::new(name, Status::Ok, message)
+    }
+
+    fn warn(name: &'static str, message: impl Into<String>) -> Self {
+        Self::new(name, Status::Warn, message)
+    }
+
+    fn fail(name: &'static str, message: impl Into<String>) -> Self {
+        Self::new(name, Status::Fail, message)
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn hint_if(mut self, hint: Option<String>) -> Self {
+        self.hint = hint.or(self.hint);
+        self
+    }
+}
+
+pub(crate) async fn run(app: &App) -> Result<Exit, Failure> {
+    let checks = checks(app).await?;
+    let is_fine = checks.iter().all(|check| check.status != Status::Fail);
+    match app.out.json {
+        true => app
+            .out
+            .json_line(&json!({ "ok": is_fine, "checks": checks }))?,
+        false => app.out.text(&render(&checks))?,
+    }
+    Ok(if is_fine { Exit::FINE } else { Exit::FAILED })
+}
+
+fn render(checks: &[Check]) -> String {
+    let width = checks
+        .iter()
+        .map(|check| check.name.len())
+        .max()
+        .unwrap_or(0);
+    let mut text = String::new();
+    for check in checks {
+        let status = match check.status {
+            Status::Ok => "ok  ",
+            Status::Warn => "warn",
+            Status::Fail => "FAIL",
+        };
+        text.push_str(&format!(
+            "{status}  {:width$}  {}\n",
+            check.name,
+            one_line(&check.message)
+        ));
+        if let Some(hint) = &check.hint {
+            text.push_str(&format!("      {:width$}  hint: {}\n", "", one_line(hint)));
+        }
+    }
+    text
+}
+
+async fn checks(app: &App) -> Result<Vec<Check>, Failure> {
+    let dir = app.dir();
+    let mut checks = vec![clock(dir), directory(dir)];
+    let config = match settings::load(&node_access::config_path(dir)) {
+        Ok(config) => {
+            checks.push(Check::ok("configuration", "can be used"));
+            config
+        }
+        Err(failure) => {
+            checks.push(Check::fail("configuration", failure.message).hint_if(failure.hint));
+            Config::default()
+        }
+    };
+    if !node_access::is_initialised(dir) {
+        checks.push(Check::warn("keys", "there are none yet").hint("alknet up"));
+        return Ok(checks);
+    }
+    checks.extend(files(dir).await?);
+    let is_running = node_access::is_running(dir);
+    checks.push(if is_running {
+        running(app).await
+    } else {
+        Check::warn("node", "is not running").hint("alknet up")
+    });
+    if !is_running {
+        checks.push(port(dir, &config));
+    }
+    checks.push(relays(&config));
+    checks.push(account(&config));
+    Ok(checks)
+}
+
+fn clock(dir: &Path) -> Check {
+    let now = OffsetDateTime::now_utc();
+    if now.year() < FIRST_YEAR {
+        return Check::fail("clock", format!("shows the year {}", now.year()))
+            .hint("set it: invites and access expire by it");
+    }
+    let newest = ["vault.json", "alknet.db", "runtime.json"]
+        .iter()
+        .filter_map(|name| {
+            std::fs::metadata(dir.join(name))
+                .and_then(|file| file.modified())
+                .ok()
+        });
+    match newest
+        .max()
+        .and_then(|at| at.duration_since(SystemTime::now()).ok())
+    {
+        Some(ahead) if ahead > SKEW_MAX => {
+            Check::warn("clock", "is behind the files of the data directory")
+                .hint("set it: invites and access expire by it")
+        }
+        _ => Check::ok("clock", format!("shows {}", now.date())),
+    }
+}
+
+fn directory(dir: &Path) -> Check {
+    let shown = dir.display();
+    let Ok(found) = std::fs::metadata(dir) else {
+        return Check::warn("data directory", format!("`{shown}` does not exist yet"))
+            .hint("alknet up");
+    };
+    let mode = found.permissions().mode() & 0o777;
+    if !found.is_dir() {
+        Check::fail("data directory", format!("`{shown}` is no directory"))
+    } else if mode & 0o022 != 0 {
+        Check::fail(
+            "data directory",
+            format!("`{shown}` can be changed by others (mode {mode:03o})"),
+        )
+        .hint(format!("chmod 700 {}", quote(&shown.to_string())))
+    } else if mode & 0o055 != 0 {
+        Check::warn(
+            "data directory",
+            format!("`{shown}` can be listed by others (mode {mode:03o})"),
+        )
+        .hint(format!("chmod 700 {}", quote(&shown.to_string())))
+    } else {
+        Check::ok("data directory", format!("`{shown}`"))
+    }
+}
+
+/// Keys and database; both wait for the disk.
+async fn files(dir: &Path) -> Result<Vec<Check>, Failure> {
+    let at = dir.to_owned();
+    let looked = tokio::task::spawn_blocking(move || {
+        [
+            ("keys", node_access::check_keys(&at)),
+            ("database", node_access::check_database(&at)),
+        ]
+    });
+    let found = looked
+        .await
+        .map_err(|error| Failure::local(format!("failed to look: {error}")))?;
+    Ok(found
+        .into_iter()
+        .map(|(name, found)| match found {
+            Ok(message) => Check::ok(name, message),
+            Err(Findings { message, hint }) => Check::fail(name, message).hint_if(hint),
+        })
+        .collect())
+}
+
+async fn running(app: &App) -> Check {
+    match app.home().await {
+        Err(failure) => Check::fail("node", failure.message).hint_if(failure.hint),
+        Ok(home) if home.runtime().version != VERSION => {
+            let other = &home.runtime().version;
+            Check::warn(
+                "node",
+                format!("runs release {other}, this program is {VERSION}"),
+            )
+            .hint("alknet down && alknet up --detach")
+        }
+        Ok(home) => Check::ok(
+            "node",
+            format!("runs as `{}`, process {}", home.name(), home.runtime().pid),
+        ),
+    }
+}
+
+/// Whether the port that the node would take is free.
+fn port(dir: &Path, config: &Config) -> Check {
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let mut wanted = config.network.bind.unwrap_or(any);
+    if wanted.port() == 0 {
+        wanted.set_port(node_access::kept_port(dir).unwrap_or(0));
+    }
+    match UdpSocket::bind(wanted) {
+        Ok(_) if wanted.port() == 0 => Check::ok("port", "any free one will be taken"),
+        Ok(_) => Check::ok("port", format!("UDP {wanted} is free")),
+        Err(error) => Check::fail("port", format!("UDP {wanted} cannot be taken: {error}"))
+            .hint("alknet up --bind ADDR:PORT"),
+    }
+}
+
+fn relays(config: &Config) -> Check {
+    match config.network.relays.as_deref() {
+        None => Check::warn("relays", "nobody has chosen yet, so none is used")
+            .hint("`alknet up` asks on a terminal; or set `relays` under `[network]`"),
+        Some([]) => Check::ok("relays", "none, as configured: only direct connections"),
+        Some(relays) => Check::ok("relays", relays.join(", ")),
+    }
+}
+
+fn account(config: &Config) -> Check {
+    let is_root = rustix::process::geteuid().is_root();
+    match (is_root, &config.exec.user) {
+        (true, None) => Check::warn(
+            "account",
+            "root: no program is run for anybody until an account is named",
+        )
+        .hint("set `user` under `[exec]`"),
+        (true, Some(user)) => Check::ok("account", format!("root; programs run as `{user}`")),
+        (false, _) => Check::ok("account", "not root; programs run as this user"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn checks_line_up_with_their_hints() {
+        let checks = [
+            Check::ok("clock", "fine"),
+            Check::fail("data directory", "gone\n").hint("look"),
+        ];
+        assert_eq!(
+            render(&checks),
+            "ok    clock           fine\n\
+             FAIL  data directory  gone \n\
+             \x20                     hint: look\n"
+        );
+    }
+
+    #[test]
+    fn a_directory_that_others_may_change_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let status = |mode: u32| {
+            std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(mode)).unwrap();
+            directory(dir.path()).status
+        };
+        assert_eq!(
+            [status(0o700), status(0o755), status(0o770)],
+            [Status::Ok, Status::Warn, Status::Fail]
+        );
+        assert_eq!(directory(&dir.path().join("none")).status, Status::Warn);
+    }
+
+    #[test]
+    fn a_taken_port_is_found() {
+        let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut config = Config::default();
+        config.network.bind = Some(taken.local_addr().unwrap());
+        assert_eq!(port(Path::new("/none"), &config).status, Status::Fail);
+        drop(taken);
+        assert_eq!(
+            port(Path::new("/none"), &Config::default()).status,
+            Status::Ok
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! What `up` prints when the node is ready.
+
+use crate::{app::App, failure::Failure, hint::quote, output::cell, table};
+use serde_json::Value;
+
+/// Commands worth trying first.
+const NEXT: [&str; 3] = [
+    "alknet ops",
+    "alknet call node/info",
+    "alknet invite --role editor",
+];
+
+/// Prints the status of a node that is ready.
+pub(crate) fn print(app: &App, status: &Value) -> Result<(), Failure> {
+    if app.out.json {
+        return app.out.json_line(status);
+    }
+    let dir = app.dir().display().to_string();
+    app.out.text(&render(status, &dir, app.is_default_dir()))
+}
+
+fn render(status: &Value, dir: &str, is_default_dir: bool) -> String {
+    let field = |name: &str| cell(status.get(name));
+    let or = |name: &str, empty: &str| match field(name) {
+        text if text.is_empty() => empty.to_owned(),
+        text => text,
+    };
+    let mut text = format!(
+        "`{}` is running, alknet {}\n",
+        field("name"),
+        field("version")
+    );
+    text.push_str(&table::pairs(&[
+        ("node id", field("node_id")),
+        ("data", dir.to_owned()),
+        ("addresses", or("addresses", "none")),
+        ("relays", or("relays", "none")),
+        ("calls", "on, over QUIC, for known peers".into()),
+        ("http", or("http", "off")),
+        ("ssh", or("ssh", "off")),
+    ]));
+    for note in status
+        .get("notes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        text.push_str(&format!("note: {}\n", table::one_line(&cell(Some(note)))));
+    }
+    text.push_str("\nNext, in a second terminal:\n");
+    let data_dir = match is_default_dir {
+        true => String::new(),
+        false => format!(" --data-dir {}", quote(dir)),
+    };
+    for command in NEXT {
+        text.push_str(&format!("  {command}{data_dir}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_ready_node_says_who_where_and_what_next() {
+        let status = json!({
+            "node_id": "ab", "name": "home", "version": "0.1.0", "pid": 7,
+            "addresses": ["10.0.0.2:4433"], "relays": [], "http": null, "ssh": null,
+            "notes": ["no relay: reached directly only"],
+        });
+        assert_eq!(
+            render(&status, "/my data", false),
+            "`home` is running, alknet 0.1.0\n\
+             node id:    ab\n\
+             data:       /my data\n\
+             addresses:  10.0.0.2:4433\n\
+             relays:     none\n\
+             calls:      on, over QUIC, for known peers\n\
+             http:       off\n\
+             ssh:        off\n\
+             note: no relay: reached directly only\n\
+             \nNext, in a second terminal:\n  \
+             alknet ops --data-dir '/my data'\n  \
+             alknet call node/info --data-dir '/my data'\n  \
+             alknet invite --role editor --data-dir '/my data'\n"
+        );
+        assert!(render(&status, "/d", true).contains("\n  alknet ops\n"));
+    }
+}

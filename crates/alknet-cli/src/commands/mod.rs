@@ -1,0 +1,94 @@
+//! One file per group of commands.
+
+pub(crate) mod audit;
+pub(crate) mod batch;
+pub(crate) mod call;
+pub(crate) mod completions;
+pub(crate) mod describe;
+pub(crate) mod detach;
+pub(crate) mod docs;
+pub(crate) mod doctor;
+pub(crate) mod down;
+pub(crate) mod exec;
+pub(crate) mod grants;
+pub(crate) mod greeting;
+pub(crate) mod init;
+pub(crate) mod interact;
+pub(crate) mod invite;
+pub(crate) mod join;
+pub(crate) mod logs;
+pub(crate) mod ops;
+pub(crate) mod peers;
+pub(crate) mod settings;
+pub(crate) mod status;
+pub(crate) mod up;
+
+use crate::{
+    app::App,
+    cli::Command,
+    failure::{Exit, Failure},
+};
+use serde_json::json;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// The release of this program.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Init(args) => init::run(app, args).await?,
+        Command::Up(args) => return up::run(app, args).await,
+        Command::Down(args) => down::run(app, &args).await?,
+        Command::Status => status::run(app).await?,
+        Command::Version => version(app)?,
+        Command::Doctor => return doctor::run(app).await,
+        Command::Invite(args) => return invite::run(app, args).await,
+        Command::Join(args) => join::run(app, args).await?,
+        Command::Peers(args) => peers::run(app, args).await?,
+        Command::Grant(args) => grants::change(app, &args, "peers/grant").await?,
+        Command::Revoke(args) => grants::change(app, &args, "peers/revoke").await?,
+        Command::Grants(args) => grants::list(app, &args).await?,
+        Command::Roles => grants::roles(app).await?,
+        Command::Ops(args) => ops::run(app, args).await?,
+        Command::Call(args) => call::run(app, args).await?,
+        Command::Batch(args) => return batch::run(app, args).await,
+        Command::Exec(args) => return exec::run(app, args).await,
+        Command::Logs(args) => logs::run(app, &args).await?,
+        Command::Audit(args) => audit::run(app, &args).await?,
+        Command::Completions(args) => completions::run(app, &args)?,
+        Command::Docs(args) => docs::run(app, &args)?,
+    }
+    Ok(Exit::FINE)
+}
+
+fn version(app: &App) -> Result<(), Failure> {
+    match app.out.json {
+        true => app.out.json_line(&json!({ "version": VERSION })),
+        false => app.out.text(&format!("alknet {VERSION}")),
+    }
+}
+
+/// What `-v` lets through. Errors of the libraries show only in the node:
+/// a command says by itself what failed.
+fn filter(verbose: u8, least: &str) -> EnvFilter {
+    EnvFilter::new(match verbose {
+        0 => least,
+        1 => "warn,alknet=info,alknet_node=info,alknet_call=info,alknet_core=info",
+        2 => {
+            "info,alknet=debug,alknet_node=debug,alknet_call=debug,alknet_core=debug,alknet_exec=debug"
+        }
+        _ => {
+            "debug,alknet=trace,alknet_node=trace,alknet_call=trace,alknet_core=trace,alknet_exec=trace"
+        }
+    })
+}
+
+/// Log lines on standard error, for commands that are no node.
+pub(crate) fn log_to_stderr(app: &App) {
+    if app.verbose > 0 {
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let lines = lines.with_filter(filter(app.verbose, "off"));
+        // Only fails when an embedding program has installed one: keep that.
+        let _ = tracing_subscriber::registry().with(lines).try_init();
+    }
+}

@@ -1,0 +1,373 @@
+//! `alknet peers`.
+
+use crate::{
+    app::App,
+    cli::parse_duration,
+    commands::{grants::held, invite::role_grants},
+    duration,
+    failure::Failure,
+    output::cell,
+    prompt,
+    table::{self, Table, one_line},
+    when,
+};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(crate) struct PeersArgs {
+    #[command(subcommand)]
+    command: PeersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PeersCommand {
+    /// Lists peers and how they are connected
+    List,
+    /// Shows everything known of a peer
+    Show {
+        /// The peer
+        peer: String,
+    },
+    /// Adds a peer whose node id is known; `alknet invite` is easier
+    Add(AddArgs),
+    /// Changes a peer
+    Update(UpdateArgs),
+    /// Replaces a peer's node key; its name, grants and history stay
+    Rotate(RotateArgs),
+    /// Removes a peer, with its grants
+    Remove {
+        /// The peer
+        peer: String,
+        /// Does not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct AddArgs {
+    /// What the peer is called here
+    name: String,
+    /// Its public key, 64 hexadecimal digits: `alknet status` prints it there
+    #[arg(long, value_name = "ID")]
+    node_id: String,
+    /// Where it can be reached; may be repeated
+    #[arg(long, value_name = "ADDR:PORT")]
+    address: Vec<String>,
+    /// A relay it uses; may be repeated
+    #[arg(long, value_name = "URL")]
+    relay: Vec<String>,
+    /// What it may do here
+    #[arg(long, default_value = "none")]
+    role: String,
+    /// How long the access lasts; for ever if not given
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    access_for: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+struct UpdateArgs {
+    /// The peer
+    peer: String,
+    /// How it is shown to people
+    #[arg(long, value_name = "NAME")]
+    display_name: Option<String>,
+    /// A group it is in, instead of those it was in; may be repeated
+    #[arg(long)]
+    group: Vec<String>,
+    /// Lets it in again
+    #[arg(long, conflicts_with = "disable")]
+    enable: bool,
+    /// Keeps it out, and keeps what is known of it
+    #[arg(long)]
+    disable: bool,
+    /// How long the access lasts from now on; `0s` lifts the limit
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    access_for: Option<Duration>,
+    /// Where it can be reached, instead of what was known; may be repeated
+    #[arg(long, value_name = "ADDR:PORT")]
+    address: Vec<String>,
+    /// A relay it uses, instead of those known; may be repeated
+    #[arg(long, value_name = "URL")]
+    relay: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct RotateArgs {
+    /// The peer
+    peer: String,
+    /// Its new public key, 64 hexadecimal digits
+    #[arg(long, value_name = "ID")]
+    node_id: String,
+    /// How long the old key works beside the new one
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    overlap: Option<Duration>,
+}
+
+pub(crate) async fn run(app: &App, args: PeersArgs) -> Result<(), Failure> {
+    match args.command {
+        PeersCommand::List => list(app).await,
+        PeersCommand::Show { peer } => {
+            let peer = app.ask("peers/show", json!({ "peer": peer })).await?;
+            print_peer(app, &peer)
+        }
+        PeersCommand::Add(args) => {
+            let peer = app.ask("peers/add", args.input()).await?;
+            if matches!(args.role.as_str(), "operator" | "admin") {
+                app.out.warn(&format!(
+                    "`{}` may run any program here as the user of this node",
+                    args.name
+                ));
+            }
+            print_peer(app, &peer)
+        }
+        PeersCommand::Update(args) => {
+            let peer = app.ask("peers/update", args.input()?).await?;
+            print_peer(app, &peer)
+        }
+        PeersCommand::Rotate(args) => {
+            let mut input = json!({ "peer": args.peer, "node_id": args.node_id });
+            if let Some(overlap) = args.overlap {
+                input["overlap_ms"] = json!(duration::millis(overlap));
+            }
+            let peer = app.ask("peers/rotate", input).await?;
+            print_peer(app, &peer)
+        }
+        PeersCommand::Remove { peer, yes } => remove(app, &peer, yes).await,
+    }
+}
+
+impl AddArgs {
+    fn input(&self) -> Value {
+        let mut input = json!({
+            "peer": self.name,
+            "node_id": self.node_id,
+            "grants": role_grants(&self.role),
+        });
+        put_list(&mut input, "addresses", &self.address);
+        put_list(&mut input, "relays", &self.relay);
+        if let Some(access) = self.access_for {
+            input["access_for_ms"] = json!(duration::millis(access));
+        }
+        input
+    }
+}
+
+impl UpdateArgs {
+    fn input(&self) -> Result<Value, Failure> {
+        let mut input = json!({ "peer": self.peer });
+        put_list(&mut input, "groups", &self.group);
+        put_list(&mut input, "addresses", &self.address);
+        put_list(&mut input, "relays", &self.relay);
+        if let Some(name) = &self.display_name {
+            input["display_name"] = json!(name);
+        }
+        if self.enable || self.disable {
+            input["enabled"] = json!(self.enable);
+        }
+        if let Some(access) = self.access_for {
+            input["access_for_ms"] = json!(duration::millis(access));
+        }
+        match input.as_object().is_some_and(|fields| fields.len() > 1) {
+            true => Ok(input),
+            false => {
+                Err(Failure::usage("nothing to change was given")
+                    .hint("alknet peers update --help"))
+            }
+        }
+    }
+}
+
+fn put_list(input: &mut Value, field: &str, list: &[String]) {
+    if !list.is_empty() {
+        input[field] = json!(list);
+    }
+}
+
+async fn list(app: &App) -> Result<(), Failure> {
+    let reply = app.ask("peers/list", json!({})).await?;
+    if app.out.json {
+        return app.out.json_line(&reply);
+    }
+    let peers = reply
+        .get("peers")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    if peers.is_empty() {
+        app.out
+            .say("no peers yet; to make one: alknet invite --role editor");
+    }
+    app.out.text(&peers_table(&peers).render(app.out.width()))
+}
+
+fn peers_table(peers: &[Value]) -> Table {
+    let mut table = Table::new(&["PEER", "STATE", "PATH", "RTT", "MAY HERE", "LAST SEEN"]);
+    for peer in peers {
+        let at = |pointer: &str| peer.pointer(pointer);
+        table.row([
+            cell(at("/peer")),
+            state(peer),
+            cell(at("/link/path")),
+            at("/link/rtt_ms")
+                .and_then(Value::as_f64)
+                .map_or_else(String::new, |rtt| format!("{rtt:.1} ms")),
+            cell(at("/grants")),
+            at("/last_seen_at")
+                .map_or_else(|| "never".into(), |seen| when::relative(&cell(Some(seen)))),
+        ]);
+    }
+    table
+}
+
+/// The peer that this program is, on every node.
+const OWNER: &str = "owner";
+
+fn state(peer: &Value) -> String {
+    if cell(peer.get("peer")) == OWNER {
+        return "this command line".into();
+    }
+    if peer.get("enabled") == Some(&Value::Bool(false)) {
+        return "disabled".into();
+    }
+    let link = cell(peer.pointer("/link/state"));
+    match peer.get("connected").and_then(Value::as_bool) {
+        Some(true) if link.is_empty() => "connected".into(),
+        _ if link.is_empty() => "not connected".into(),
+        _ => link,
+    }
+}
+
+fn print_peer(app: &App, peer: &Value) -> Result<(), Failure> {
+    match app.out.json {
+        true => app.out.json_line(peer),
+        false => app.out.text(&render_peer(peer)),
+    }
+}
+
+fn render_peer(peer: &Value) -> String {
+    let field = |name: &str| cell(peer.get(name));
+    let time = |name: &str, absent: &str| match peer.get(name).and_then(Value::as_str) {
+        Some(at) => format!("{} ({})", when::stamp(at), when::relative(at)),
+        None => absent.to_owned(),
+    };
+    let link = |name: &str| cell(peer.get("link").and_then(|link| link.get(name)));
+    let mut pairs = vec![
+        ("peer", field("peer")),
+        ("shown as", field("display_name")),
+        ("node id", field("node_id")),
+        ("state", state(peer)),
+    ];
+    if peer.get("link").is_some_and(Value::is_object) {
+        pairs.push(("path", [link("path"), link("address")].join(" ")));
+        pairs.push(("offers", format!("{} operations", link("operations"))));
+    }
+    let keys = peer.get("node_keys").and_then(Value::as_array);
+    for key in keys
+        .into_iter()
+        .flatten()
+        .filter(|key| key.get("until").is_some_and(Value::is_string))
+    {
+        let until = when::stamp(&cell(key.get("until")));
+        pairs.push(("old key", format!("{} until {until}", cell(key.get("key")))));
+    }
+    pairs.extend([
+        (
+            "may here",
+            held("", peer.get("grants"))
+                .trim_start_matches(" may: ")
+                .to_owned(),
+        ),
+        ("groups", field("groups")),
+        ("addresses", field("addresses")),
+        ("relays", field("relays")),
+        ("access ends", time("expires_at", "never")),
+        ("added", time("created_at", "")),
+        ("last seen", time("last_seen_at", "never")),
+    ]);
+    table::pairs(&pairs)
+}
+
+async fn remove(app: &App, peer: &str, yes: bool) -> Result<(), Failure> {
+    if !yes && app.out.can_ask() {
+        let question = format!("remove peer `{}` with its grants?", one_line(peer));
+        if !prompt::confirm(&question).await? {
+            return Err(Failure::local("nothing was removed"));
+        }
+    }
+    let reply = app.ask("peers/remove", json!({ "peer": peer })).await?;
+    if app.out.json {
+        return app.out.json_line(&reply);
+    }
+    app.out.say(&one_line(&format!("removed `{peer}`")));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> Value {
+        json!({
+            "peer": "laptop", "display_name": "Laptop", "node_id": "ab", "node_keys": [{ "key": "ab" }],
+            "grants": ["editor"], "groups": [], "enabled": true, "created_at": "2026-01-31T12:00:00Z",
+            "addresses": ["10.0.0.2:4433"], "relays": [], "connected": true,
+            "link": { "state": "connected", "path": "direct", "address": "10.0.0.2:4433", "rtt_ms": 3.21, "since": "2026-01-31T12:00:00Z", "operations": 12 },
+        })
+    }
+
+    #[test]
+    fn peers_line_up() {
+        let mut other = peer();
+        other["peer"] = json!("nas");
+        other["enabled"] = json!(false);
+        other["link"] = Value::Null;
+        assert_eq!(
+            peers_table(&[peer(), other]).render(None),
+            "PEER    STATE      PATH    RTT     MAY HERE  LAST SEEN\n\
+             laptop  connected  direct  3.2 ms  editor    never\n\
+             nas     disabled                   editor    never\n"
+        );
+    }
+
+    #[test]
+    fn a_peer_is_shown_whole() {
+        let text = render_peer(&peer());
+        for line in [
+            "peer:         laptop\n",
+            "may here:     editor\n",
+            "path:         direct 10.0.0.2:4433\n",
+            "offers:       12 operations\n",
+            "access ends:  never\n",
+            "added:        2026-01-31T12:00:00.000Z (",
+        ] {
+            assert!(text.contains(line), "{line:?} not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_update_changes_what_was_given_and_something() {
+        let nothing = UpdateArgs {
+            peer: "laptop".into(),
+            display_name: None,
+            group: vec![],
+            enable: false,
+            disable: false,
+            access_for: None,
+            address: vec![],
+            relay: vec![],
+        };
+        assert_eq!(nothing.input().map_err(|failure| failure.exit.0), Err(2));
+        let disabled = UpdateArgs {
+            disable: true,
+            group: vec!["staff".into()],
+            ..nothing
+        };
+        assert_eq!(
+            disabled.input().ok(),
+            Some(json!({ "peer": "laptop", "groups": ["staff"], "enabled": false }))
+        );
+    }
+}

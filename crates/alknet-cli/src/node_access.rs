@@ -1,0 +1,264 @@
+//! The one place that touches the `alknet` library, so that a change of its
+//! interface is a change of this file.
+
+use crate::failure::{Exit, Failure};
+use alknet::{
+    Client, Input, OperationName, Subscription,
+    node::{self, control},
+};
+use serde_json::Value;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+#[cfg(test)]
+pub(crate) use alknet::Violation;
+pub(crate) use alknet::{
+    ByteReceiver, ByteSender, CallError, ChannelCall, ErrorCode, GrantTarget, Interaction,
+    InteractionEvent, Kind, PeerId, Route, RouteStep,
+    node::{Config, ConfigError, InitReport, LogBuffer, RelaySetting, Runtime, is_initialised},
+    parse_route,
+};
+
+/// What a call may be told beside its input.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CallOptions {
+    pub(crate) route: Route,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) idempotency_key: Option<String>,
+    pub(crate) interaction: Interaction,
+}
+
+/// The running node of a data directory, called as its owner.
+#[derive(Debug)]
+pub(crate) struct Home(control::LocalNode);
+
+impl Home {
+    pub(crate) async fn connect(dir: &Path) -> Result<Self, Failure> {
+        let connected = control::connect(dir).await;
+        connected.map(Self).map_err(|error| {
+            let (exit, code) = match &error {
+                control::ConnectError::NotRunning(_) => (Exit::UNREACHABLE, "NOT_RUNNING"),
+                control::ConnectError::NoAnswer { .. } => (Exit::UNREACHABLE, "NO_ANSWER"),
+                _ => (Exit::FAILED, "LOCAL"),
+            };
+            Failure::new(exit, code, sentence(&error)).hint_if(error.hint())
+        })
+    }
+
+    pub(crate) async fn close(self) {
+        self.0.close().await;
+    }
+
+    /// What the node calls itself.
+    pub(crate) fn name(&self) -> &str {
+        &self.0.runtime.name
+    }
+
+    /// What it told when it started.
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.0.runtime
+    }
+
+    pub(crate) async fn call(
+        &self,
+        operation: &str,
+        input: Value,
+        options: CallOptions,
+    ) -> Result<Value, CallError> {
+        well_named(operation)?;
+        self.client(options).call_json(operation, &input).await
+    }
+
+    pub(crate) async fn subscribe(
+        &self,
+        operation: &str,
+        input: Value,
+        options: CallOptions,
+    ) -> Result<Subscription, CallError> {
+        well_named(operation)?;
+        self.client(options)
+            .subscribe_output(operation, Input::Value(input))
+            .await
+    }
+
+    pub(crate) async fn open(
+        &self,
+        operation: &str,
+        input: Value,
+        options: CallOptions,
+    ) -> Result<ChannelCall, CallError> {
+        well_named(operation)?;
+        self.client(options).open(operation, &input).await
+    }
+
+    fn client(&self, options: CallOptions) -> Client {
+        let mut client = self
+            .0
+            .client
+            .on(options.route)
+            .interaction(options.interaction);
+        if let Some(timeout) = options.timeout {
+            client = client.timeout(timeout);
+        }
+        if let Some(key) = options.idempotency_key {
+            client = client.idempotency_key(key);
+        }
+        client
+    }
+}
+
+/// Says what is wrong with a text that cannot be an operation's name.
+fn well_named(operation: &str) -> Result<(), CallError> {
+    OperationName::parse(operation).map(drop).map_err(|error| {
+        CallError::new(
+            ErrorCode::NotFound,
+            format!("`{operation}` is no operation: {error}"),
+        )
+    })
+}
+
+/// An error with its causes, as one sentence.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // A transparent error says its cause already.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What the node of a data directory wrote when it became ready.
+pub(crate) fn runtime(dir: &Path) -> Option<Runtime> {
+    control::runtime(dir)
+}
+
+/// Whether a process holds the data directory.
+pub(crate) fn is_running(dir: &Path) -> bool {
+    control::is_running(dir)
+}
+
+/// `alknet.toml` in the data directory.
+pub(crate) fn config_path(dir: &Path) -> PathBuf {
+    node::DataDir::new(dir).config()
+}
+
+/// Makes a data directory with keys.
+pub(crate) fn init(dir: &Path, words: Option<&str>) -> Result<InitReport, Failure> {
+    node::init(dir, &node::InitOptions { words })
+        .map_err(|error| Failure::new(Exit::FAILED, "INIT", sentence(&error)).hint_if(error.hint()))
+}
+
+/// What is wrong with a file, and what helps.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// Opens the keys; says which node's they are.
+pub(crate) fn check_keys(dir: &Path) -> Result<String, Findings> {
+    match node::check_keys(dir) {
+        Ok(node_id) => Ok(format!("of node {node_id}")),
+        Err(error) => {
+            let message = sentence(&error);
+            let error = node::StartError::from(error);
+            Err(Findings {
+                message,
+                hint: error.hint(),
+            })
+        }
+    }
+}
+
+/// Looks for damage in the database.
+pub(crate) fn check_database(dir: &Path) -> Result<String, Findings> {
+    match node::check_database(dir) {
+        Ok(true) => Ok("is whole".into()),
+        Ok(false) => Ok("there is none yet".into()),
+        Err(error) => {
+            let message = sentence(&error);
+            let error = node::StartError::from(error);
+            Err(Findings {
+                message,
+                hint: error.hint(),
+            })
+        }
+    }
+}
+
+/// The UDP port that the node took at its first start.
+pub(crate) fn kept_port(dir: &Path) -> Option<u16> {
+    node::DataDir::new(dir).kept_port()
+}
+
+/// What `up` starts.
+pub(crate) struct Launch {
+    pub(crate) dir: PathBuf,
+    /// Read if it exists.
+    pub(crate) config: PathBuf,
+    pub(crate) bind: Option<SocketAddr>,
+    pub(crate) relays: Vec<String>,
+    pub(crate) demo: bool,
+    pub(crate) logs: LogBuffer,
+}
+
+/// A node inside this process.
+pub(crate) struct RunningNode(node::Node);
+
+impl RunningNode {
+    pub(crate) async fn start(launch: Launch) -> Result<Self, Failure> {
+        let mut builder = node::Node::builder()
+            .data_dir(launch.dir)
+            .demo(launch.demo)
+            .logs(launch.logs);
+        if launch.config.exists() {
+            builder = builder.config_file(launch.config);
+        }
+        if let Some(bind) = launch.bind {
+            builder = builder.bind(bind);
+        }
+        if !launch.relays.is_empty() {
+            builder = builder.relays(launch.relays);
+        }
+        let started = builder.spawn().await;
+        started.map(Self).map_err(|error| {
+            Failure::new(Exit::FAILED, "START", sentence(&error)).hint_if(error.hint())
+        })
+    }
+
+    /// The same fields as `node/info`.
+    pub(crate) fn status(&self) -> Value {
+        serde_json::to_value(self.0.status()).unwrap_or_default()
+    }
+
+    /// Waits until `node/shutdown` was called; how long calls may take then.
+    pub(crate) async fn stopping(&self) -> Duration {
+        self.0.stopping().await
+    }
+
+    /// How long calls may take when a signal stops the node.
+    pub(crate) fn drain_time(&self) -> Duration {
+        self.0.drain_time()
+    }
+
+    /// Reads the configuration again; the log says what came of it.
+    pub(crate) async fn reload(&self) {
+        if let Err(error) = self.0.reload().await {
+            tracing::error!(cause = %sentence(&error), "the configuration was not read again");
+        }
+    }
+
+    /// Stops in order. Dropping the future stops at once.
+    pub(crate) async fn stop(self, drain: Duration) {
+        self.0.shutdown(drain).await;
+    }
+}

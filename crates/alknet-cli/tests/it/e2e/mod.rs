@@ -1,0 +1,17 @@
+//! Several nodes, each a process of its own, that meet over the network.
+
+mod access;
+mod audit;
+mod bad_input;
+mod bulk;
+mod crash;
+mod endings;
+mod harness;
+mod hostile;
+mod netns;
+mod raw;
+mod readme;
+mod relay;
+mod restart;
+mod tickets;
+mod work;
