@@ -5,7 +5,7 @@ use crate::{
     channel::{ChannelIo, ChannelWindows},
     codec::Decoder,
     credit::{Receipts, cost},
-    frame::{Ask, Frame},
+    frame::{CallKind, Frame},
     limits::{connection_code, stream_code},
     request::Request,
     session::{Line, Session},
@@ -55,7 +55,7 @@ impl Session {
         let clock = Clock::of(line, &request);
         let call_id = request.call_id;
         let opening = async {
-            let mut asker = begin(line, request, Ask::Subscription, &line.items).await?;
+            let mut asker = begin(line, request, CallKind::Subscription, &line.items).await?;
             opened(line, &mut asker).await?;
             Ok(asker)
         };
@@ -74,7 +74,7 @@ impl Session {
         let clock = Clock::of(line, &request);
         let call_id = request.call_id;
         let opening = async {
-            let mut asker = begin(line, request, Ask::Channel, &line.replies).await?;
+            let mut asker = begin(line, request, CallKind::Channel, &line.replies).await?;
             let reply = opened(line, &mut asker).await?;
             Ok((asker, reply))
         };
@@ -135,10 +135,10 @@ impl Clock {
 async fn begin(
     line: &Line,
     request: Request,
-    ask: Ask,
+    kind: CallKind,
     room: &Arc<Semaphore>,
 ) -> Result<Asker, CallError> {
-    let header = request.header(ask)?;
+    let header = request.header(kind)?;
     let most = usize::try_from(line.remote.limits.frame_bytes_max).unwrap_or(usize::MAX);
     if request.input.len() > most {
         let found = request.input.len();
@@ -151,7 +151,7 @@ async fn begin(
     let limits = &line.limits;
     let decoder = Decoder::new(limits.frame_bytes_max, limits.chunk_bytes_max);
     let mut wire = Wire::new(stream, decoder, room.clone(), stream_code::CANCELLED);
-    let says_more = header.can_answer || header.wants_progress || ask != Ask::Unary;
+    let says_more = header.can_answer || header.wants_progress || kind != CallKind::Unary;
     wire.push(&Frame::Invoke(Box::new(header), request.input));
     if !says_more {
         wire.finish_when_flushed();
@@ -164,7 +164,7 @@ async fn begin(
 }
 
 async fn unary(line: &Line, request: Request) -> Result<Output, CallError> {
-    let mut asker = begin(line, request, Ask::Unary, &line.replies).await?;
+    let mut asker = begin(line, request, CallKind::Unary, &line.replies).await?;
     let ended = loop {
         match asker.attend().await {
             Ok(None) => {}
@@ -309,7 +309,7 @@ fn subscription(line: Arc<Line>, asker: Asker, clock: Clock, call_id: CallId) ->
     let items = futures::stream::unfold(reader, |mut reader| async move {
         reader.next().await.map(|item| (item, reader))
     });
-    Subscription::from_stream(call_id, items.boxed())
+    Subscription::from_stream(call_id, items.fuse().boxed())
 }
 
 async fn run_subscription(

@@ -13,6 +13,7 @@ use std::{collections::HashMap, future::pending, time::Duration};
 use tokio::{
     select,
     sync::{mpsc, oneshot},
+    time::timeout,
 };
 
 /// Events of a call that may wait to be sent.
@@ -104,7 +105,7 @@ impl Callee {
         &mut self,
         outcome: Result<Bytes, CallError>,
     ) -> Result<(), WireError> {
-        self.send_last_events();
+        self.send_last_events(&outcome).await?;
         let frame = match outcome {
             Ok(text) => Frame::Done(text),
             Err(error) => Frame::Error(error),
@@ -112,17 +113,30 @@ impl Callee {
         self.wire.conclude(&frame, self.stall).await
     }
 
-    /// What was reported before the outcome goes out before it, as far as
-    /// credit goes.
-    fn send_last_events(&mut self) {
-        self.send_held();
-        while self.held.is_none()
-            && let Some(events) = &mut self.events
-            && let Ok(event) = events.try_recv()
-        {
-            if let InteractionEvent::Progress(_) = event {
-                self.hold(event);
-                self.send_held();
+    /// What was reported before the outcome goes out before it: a caller that
+    /// takes nothing is waited for a while, unless its call is over anyway.
+    async fn send_last_events(
+        &mut self,
+        outcome: &Result<Bytes, CallError>,
+    ) -> Result<(), WireError> {
+        let waits = !outcome.as_ref().is_err_and(ends_at_once);
+        loop {
+            self.send_held();
+            if self.held.is_some() {
+                if !waits {
+                    return Ok(());
+                }
+                match timeout(self.stall, self.attend()).await {
+                    // Whatever the caller says now comes too late.
+                    Ok(frame) => drop(frame?),
+                    Err(_) => return Ok(()),
+                }
+                continue;
+            }
+            match self.events.as_mut().map(mpsc::Receiver::try_recv) {
+                Some(Ok(InteractionEvent::Ask { .. })) => {}
+                Some(Ok(progress)) => self.hold(progress),
+                _ => return Ok(()),
             }
         }
     }
@@ -227,6 +241,18 @@ impl Party for Callee {
             }
         }
     }
+}
+
+/// Whether the caller has lost its right, or its time: nothing is waited for.
+pub(crate) fn ends_at_once(error: &CallError) -> bool {
+    [
+        ErrorCode::Forbidden,
+        ErrorCode::Unauthenticated,
+        ErrorCode::Timeout,
+        ErrorCode::Cancelled,
+    ]
+    .into_iter()
+    .any(|code| error.is(code))
 }
 
 /// Refuses a frame that nobody is there for.

@@ -225,7 +225,7 @@ pub struct Hello {
 
 /// How the caller asks: it need not know a query from a mutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ask {
+pub enum CallKind {
     /// For one reply.
     Unary,
     /// For items.
@@ -242,7 +242,7 @@ pub struct Invoke {
     /// What is called; judged by the callee.
     pub operation: String,
     /// How.
-    pub ask: Ask,
+    pub kind: CallKind,
     /// What is left of the budget.
     pub budget_ms: Option<u64>,
     /// Peers it has yet to pass; `any` stands for whoever offers it.
@@ -687,7 +687,7 @@ impl HelloHeader {
 struct InvokeHeader {
     call_id: [u8; 16],
     operation: Text<NAME_BYTES_MAX>,
-    ask: Ask,
+    kind: CallKind,
     budget_ms: Option<u64>,
     route: Few<Text<NAME_BYTES_MAX>, ROUTE_STEPS_MAX>,
     via: Few<NodeId, VIA_NODES_MAX>,
@@ -705,7 +705,7 @@ impl InvokeHeader {
         Self {
             call_id: invoke.call_id,
             operation: Text::of(&invoke.operation),
-            ask: invoke.ask,
+            kind: invoke.kind,
             budget_ms: invoke.budget_ms,
             route: Few(route.map(|step| Text::of(step)).collect()),
             via: Few(invoke.via.iter().take(VIA_NODES_MAX).copied().collect()),
@@ -725,7 +725,7 @@ impl InvokeHeader {
         Invoke {
             call_id: self.call_id,
             operation: self.operation.0,
-            ask: self.ask,
+            kind: self.kind,
             budget_ms: self.budget_ms,
             route: self.route.0.into_iter().map(|step| step.0).collect(),
             via: self.via.0,

@@ -1,7 +1,7 @@
 //! What a caller asks of the other side of a connection.
 
 use crate::{
-    frame::{Ask, Invoke},
+    frame::{CallKind, Invoke},
     limits::{NAME_BYTES_MAX, ROUTE_STEPS_MAX, TEXT_BYTES_MAX, VIA_NODES_MAX},
 };
 use alknet_core::{
@@ -56,7 +56,7 @@ impl Request {
     }
 
     /// The header, if every field keeps to its limit.
-    pub(crate) fn header(&self, ask: Ask) -> Result<Invoke, CallError> {
+    pub(crate) fn header(&self, kind: CallKind) -> Result<Invoke, CallError> {
         let key = self.idempotency_key.as_deref().unwrap_or_default();
         let trace = self.trace.as_ref().map_or("", |context| context.0.as_str());
         at_most("the idempotency key", key.len(), TEXT_BYTES_MAX, "bytes")?;
@@ -80,7 +80,7 @@ impl Request {
         Ok(Invoke {
             call_id: *self.call_id.as_bytes(),
             operation: self.operation.to_string(),
-            ask,
+            kind,
             budget_ms: self
                 .budget
                 .map(|budget| u64::try_from(budget.as_millis()).unwrap_or(u64::MAX)),

@@ -2,10 +2,10 @@
 //! door, and sends its outcome.
 
 use crate::{
-    callee::{Callee, nothing_else},
+    callee::{Callee, ends_at_once, nothing_else},
     channel::{ChannelIo, ChannelWindows},
     codec::Decoder,
-    frame::{Ask, Frame, Invoke, PeerLimits},
+    frame::{CallKind, Frame, Invoke, PeerLimits},
     limits::{INPUT_RATE_MIN, WireLimits, stream_code},
     session::Strikes,
     wire::{Party, Step, Wire, WireError},
@@ -164,24 +164,24 @@ async fn serve_call(
         );
         return callee.conclude(Err(refused)).await;
     };
-    let ask = invoke.ask;
+    let kind = invoke.kind;
     let interaction = callee.interaction(&invoke);
     let call = match call_of(door, &serving.caller, invoke, input, interaction) {
         Ok(call) => call,
         Err(refused) => return callee.conclude(Err(refused)).await,
     };
-    match ask {
-        Ask::Unary => {
+    match kind {
+        CallKind::Unary => {
             let outcome = callee.during(door.call(call)).await?;
             let outcome = outcome.map(Reply::into_output);
             let outcome = outcome.and_then(|output| callee.text(output));
             callee.conclude(outcome).await
         }
         // Boxed, so that the many unary calls do not pay for their size.
-        Ask::Subscription => {
+        CallKind::Subscription => {
             Box::pin(serve_subscription(door, &serving.caller, callee, call)).await
         }
-        Ask::Channel => {
+        CallKind::Channel => {
             let windows = ChannelWindows {
                 send_bytes: usize::try_from(serving.remote.channel_window_bytes)
                     .unwrap_or(usize::MAX),
@@ -294,7 +294,7 @@ async fn serve_subscription(
             // reader takes none, somebody else must.
             changed = changes.changed(), if stalled && is_watched => {
                 is_watched = changed.is_ok();
-                if let Err(refused) = door.authorize(caller, name.as_str()) {
+                if let Err(refused) = door.may_call(caller, name.as_str()) {
                     break Err(refused);
                 }
             }
@@ -371,15 +371,4 @@ async fn serve_channel(
     }
     let outcome = outcome.and_then(|output| callee.text(output));
     callee.conclude(outcome).await
-}
-
-fn ends_at_once(error: &CallError) -> bool {
-    [
-        ErrorCode::Forbidden,
-        ErrorCode::Unauthenticated,
-        ErrorCode::Timeout,
-        ErrorCode::Cancelled,
-    ]
-    .into_iter()
-    .any(|code| error.is(code))
 }

@@ -1,3 +1,4 @@
 //! What the tests share: conformance suites, process harness, loopback relay.
 
 pub mod storage;
+pub mod transport;
