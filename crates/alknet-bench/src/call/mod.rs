@@ -1,0 +1,301 @@
+//! Calls, channels and subscriptions beside a bare iroh stream and irpc, and
+//! the door alone.
+
+mod bare_irpc;
+mod door;
+mod endpoint;
+mod measure;
+mod native;
+mod payload;
+mod raw;
+mod report;
+mod whole_node;
+
+use crate::{
+    machine,
+    worker::{Role, Side, Usage, Worker},
+};
+use anyhow::{Context, Result};
+use payload::Payload;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Who is measured.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+pub(crate) enum Contender {
+    /// A bare iroh stream, written and read as any stream.
+    Raw,
+    /// The same, in chunks that are handed over instead of copied.
+    RawChunks,
+    /// alknet's call protocol, and a door with its audit log in memory.
+    Alknet,
+    /// irpc over iroh.
+    Irpc,
+    /// A whole node with its audit log in SQLite.
+    Node,
+    /// The door, in one process.
+    Door,
+}
+
+impl Contender {
+    /// How the command line calls it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Contender::Raw => "raw",
+            Contender::RawChunks => "raw-chunks",
+            Contender::Alknet => "alknet",
+            Contender::Irpc => "irpc",
+            Contender::Node => "node",
+            Contender::Door => "door",
+        }
+    }
+}
+
+/// What a client is told to measure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Work {
+    /// Calls, so many under way at a time, for so long.
+    Unary {
+        payload: Payload,
+        in_flight: usize,
+        ms: u64,
+    },
+    /// Bytes to the server on one stream.
+    Upload { bytes: u64 },
+    /// Bytes from the server on one stream.
+    Download { bytes: u64 },
+    /// Items of a subscription.
+    Items { count: u64 },
+    /// Calls through the door, one after the other; bare, the same parsing
+    /// without it.
+    Door {
+        payload: Payload,
+        calls: u64,
+        is_bare: bool,
+    },
+}
+
+/// What came out.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    /// Calls, bytes or items.
+    pub(crate) count: u64,
+    /// Time it took.
+    pub(crate) seconds: f64,
+    /// Half of the calls took no longer.
+    pub(crate) p50_ns: u32,
+    /// 99 of 100 calls took no longer.
+    pub(crate) p99_ns: u32,
+}
+
+/// One contender's turn.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    measured: Measured,
+    client_cpu_ns: u64,
+    server_cpu_ns: u64,
+}
+
+/// One thing that is measured, and who takes part.
+struct Event {
+    work: Work,
+    contenders: &'static [Contender],
+    turns: BTreeMap<Contender, Vec<Turn>>,
+}
+
+/// How much is measured.
+pub(crate) struct Plan {
+    rounds: usize,
+    /// Turns of each contender in each event of a round.
+    turns: usize,
+    /// Milliseconds of a turn of calls.
+    unary_ms: u64,
+    in_flight: &'static [usize],
+    bulk_bytes: u64,
+    items: u64,
+    door_calls: u64,
+}
+
+impl Plan {
+    /// What the figures in the documents come from.
+    pub(crate) fn full() -> Self {
+        Self {
+            rounds: 5,
+            turns: 3,
+            unary_ms: 400,
+            in_flight: &[1, 16, 256],
+            bulk_bytes: 1 << 30,
+            items: 200_000,
+            door_calls: 100_000,
+        }
+    }
+
+    /// A minute's work.
+    pub(crate) fn quick() -> Self {
+        Self {
+            rounds: 2,
+            turns: 3,
+            unary_ms: 150,
+            bulk_bytes: 1 << 28,
+            items: 50_000,
+            door_calls: 20_000,
+            ..Self::full()
+        }
+    }
+
+    /// Says nothing about speed.
+    pub(crate) fn smoke() -> Self {
+        Self {
+            rounds: 1,
+            turns: 1,
+            unary_ms: 20,
+            in_flight: &[1, 4],
+            bulk_bytes: 1 << 20,
+            items: 50,
+            door_calls: 50,
+        }
+    }
+
+    fn events(&self) -> Vec<Event> {
+        use Contender::{Alknet, Door, Irpc, Node, Raw, RawChunks};
+        let mut events = Vec::new();
+        let mut add = |work, contenders| {
+            events.push(Event {
+                work,
+                contenders,
+                turns: BTreeMap::new(),
+            });
+        };
+        for payload in [Payload::Small, Payload::Large] {
+            for is_bare in [false, true] {
+                let calls = self.door_calls;
+                let work = Work::Door {
+                    payload,
+                    calls,
+                    is_bare,
+                };
+                add(work, &[Door]);
+            }
+        }
+        for payload in [Payload::Small, Payload::Large] {
+            for &in_flight in self.in_flight {
+                let ms = self.unary_ms;
+                let work = Work::Unary {
+                    payload,
+                    in_flight,
+                    ms,
+                };
+                add(work, &[Raw, Alknet, Irpc, Node]);
+            }
+        }
+        let bytes = self.bulk_bytes;
+        add(Work::Upload { bytes }, &[Raw, RawChunks, Alknet]);
+        add(Work::Download { bytes }, &[Raw, RawChunks, Alknet]);
+        add(Work::Items { count: self.items }, &[Alknet, Irpc]);
+        events
+    }
+}
+
+/// Both processes of a contender.
+struct Pair {
+    client: Worker,
+    server: Option<Worker>,
+}
+
+impl Pair {
+    fn start(contender: Contender, directory: &str) -> Result<Self> {
+        if contender == Contender::Door {
+            let client = Worker::start(contender, Side::Client, "")?;
+            return Ok(Self {
+                client,
+                server: None,
+            });
+        }
+        let server = Worker::start(contender, Side::Server, directory)?;
+        let client = Worker::start(contender, Side::Client, &server.ready)?;
+        Ok(Self {
+            client,
+            server: Some(server),
+        })
+    }
+
+    fn usage(&mut self) -> Result<(Usage, Usage)> {
+        let server = match &mut self.server {
+            Some(server) => server.usage()?,
+            None => Usage::default(),
+        };
+        Ok((self.client.usage()?, server))
+    }
+
+    fn turn(&mut self, work: &Work) -> Result<Turn> {
+        let (client, server) = self.usage()?;
+        let measured = self.client.measure(work)?;
+        let (client_after, server_after) = self.usage()?;
+        Ok(Turn {
+            measured,
+            client_cpu_ns: client_after.cpu_ns - client.cpu_ns,
+            server_cpu_ns: server_after.cpu_ns - server.cpu_ns,
+        })
+    }
+}
+
+/// Runs the plan and writes the report.
+pub(crate) fn measure(plan: &Plan) -> Result<String> {
+    let folder = tempfile::tempdir().context("no temporary folder")?;
+    let directory = folder.path().join("node");
+    let directory = directory.to_str().context("its path is text")?;
+    let mut events = plan.events();
+    let mut pairs = BTreeMap::new();
+    for contender in events.iter().flat_map(|event| event.contenders) {
+        if !pairs.contains_key(contender) {
+            pairs.insert(*contender, Pair::start(*contender, directory)?);
+        }
+    }
+    let load_before = machine::load();
+    for _ in 0..plan.rounds {
+        for event in &mut events {
+            for _ in 0..plan.turns {
+                for contender in event.contenders {
+                    let pair = pairs.get_mut(contender).context("started above")?;
+                    let turn = pair.turn(&event.work)?;
+                    event.turns.entry(*contender).or_default().push(turn);
+                }
+            }
+        }
+    }
+    let mut usage = BTreeMap::new();
+    for (contender, pair) in &mut pairs {
+        usage.insert(*contender, pair.usage()?);
+    }
+    let load = (load_before, machine::load());
+    Ok(report::write(plan, &events, &usage, &load))
+}
+
+/// Is one side of a contender.
+pub(crate) async fn serve_role(role: Role) -> Result<()> {
+    let place = role.place.as_str();
+    match (role.side, role.contender) {
+        (Side::Server, Contender::Raw | Contender::RawChunks) => raw::serve().await,
+        (Side::Server, Contender::Alknet) => native::serve().await,
+        (Side::Server, Contender::Irpc) => bare_irpc::serve().await,
+        (Side::Server, Contender::Node) => whole_node::serve(place).await,
+        (_, Contender::Door) => door::serve().await,
+        (Side::Client, Contender::Raw) => {
+            measure::serve(raw::Raw::connect(place, true).await?).await
+        }
+        (Side::Client, Contender::RawChunks) => {
+            measure::serve(raw::Raw::connect(place, false).await?).await
+        }
+        (Side::Client, Contender::Alknet) => {
+            measure::serve(native::Native::connect(place).await?).await
+        }
+        (Side::Client, Contender::Irpc) => {
+            measure::serve(bare_irpc::Irpc::connect(place).await?).await
+        }
+        (Side::Client, Contender::Node) => {
+            measure::serve(native::Native::connect_node(place).await?).await
+        }
+    }
+}

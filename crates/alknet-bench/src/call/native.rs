@@ -1,0 +1,218 @@
+//! alknet's call protocol: a session at both ends, a door with identities,
+//! schemas and audit behind it.
+
+use super::{
+    endpoint,
+    measure::Client,
+    payload::{Amount, Payload, chunks, operations},
+};
+use crate::worker::follow;
+use alknet_call::{ALPN, Request, Session, SessionConfig, connection_code, quic::QuicConnection};
+use alknet_core::{
+    AuditRow, AuditSink, AuditWriter, Caller, Credential, Dispatcher, GrantTarget, Grants,
+    OperationName, PeerId, Registry, RoleSet,
+    storage::{
+        AuditFilter, AuditLog, IdentityChange, IdentityIndex, IdentityStore, MemoryIdentityStore,
+        NodeKey, PeerRecord, StoreError, system_clock,
+    },
+};
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use iroh::{Endpoint, SecretKey};
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Rows that the log keeps: memory shall show what a door needs, and not how
+/// long it was measured.
+const ROWS_KEPT: usize = 10_000;
+
+/// The newest rows, in memory.
+#[derive(Default)]
+struct NewestRows(Mutex<VecDeque<AuditRow>>);
+
+#[async_trait]
+impl AuditLog for NewestRows {
+    async fn append(&self, rows: Vec<AuditRow>) -> Result<(), StoreError> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(rows);
+        let over = kept.len().saturating_sub(ROWS_KEPT);
+        kept.drain(..over);
+        Ok(())
+    }
+
+    async fn list(&self, _filter: &AuditFilter) -> Result<Vec<(u64, AuditRow)>, StoreError> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((1..).zip(kept.iter().cloned()).collect())
+    }
+}
+
+/// A door as a node has it, with one peer that may use the operations, and
+/// that peer as a caller. Its audit rows are handed over and written.
+pub(crate) async fn door() -> Result<(Dispatcher, Caller)> {
+    let clock = system_clock();
+    let key = *endpoint::client_key().public().as_bytes();
+    let mut peer = PeerRecord::new(PeerId::parse("client")?, clock());
+    peer.node_keys = vec![NodeKey { key, until: None }];
+    peer.grants = Grants::from_iter([GrantTarget::parse("bench:use")?]);
+    let store: Arc<dyn IdentityStore> = Arc::new(MemoryIdentityStore::default());
+    let roles = RoleSet::new(Vec::new(), Vec::new());
+    let identities = IdentityIndex::load(store, roles, clock.clone()).await?;
+    let row = AuditRow::event(clock(), "host", "peers/add");
+    identities.apply(IdentityChange::AddPeer(peer), row).await?;
+    let identities = Arc::new(identities);
+
+    let registry = Registry::new();
+    registry.register(operations())?;
+    let door = Dispatcher::builder(registry)
+        .identities(identities.clone())
+        .audit(audit())
+        .node("bench", [2; 32])
+        .clock(clock)
+        .build();
+    let caller = Caller::resolve(&*identities, Credential::NodeKey(key));
+    Ok((door, caller.context("the peer is known")?))
+}
+
+fn audit() -> AuditSink {
+    let (sink, writer) = AuditWriter::new();
+    let log: Arc<dyn AuditLog> = Arc::new(NewestRows::default());
+    tokio::spawn(writer.run(log, std::future::pending()));
+    sink
+}
+
+/// Serves sessions until there are no more orders.
+pub(crate) async fn serve() -> Result<()> {
+    let (door, _) = door().await?;
+    let endpoint = endpoint::open(SecretKey::from_bytes(&[2; 32]), &[ALPN]).await?;
+    let accepting = tokio::spawn(accept(endpoint.clone(), door));
+    let place = endpoint::place(&endpoint)?;
+    let ended = follow(&place, |_| async { bail!("a server measures nothing") }).await;
+    accepting.abort();
+    endpoint.close().await;
+    ended
+}
+
+async fn accept(endpoint: Endpoint, door: Dispatcher) {
+    while let Some(incoming) = endpoint.accept().await {
+        let door = door.clone();
+        tokio::spawn(async move {
+            let connection = QuicConnection::new(incoming.await?);
+            let key = Credential::NodeKey(*connection.inner().remote_id().as_bytes());
+            let caller = Caller::resolve(door.identities(), key).context("an unknown peer")?;
+            let config = SessionConfig::default();
+            let session = Session::start(Arc::new(connection), Some(door), caller, config).await?;
+            session.closed().await;
+            anyhow::Ok(())
+        });
+    }
+}
+
+/// The client.
+pub(crate) struct Native {
+    session: Arc<Session>,
+    small: OperationName,
+    large: OperationName,
+    held: tokio::sync::Mutex<Option<Held>>,
+}
+
+/// What keeps the connection.
+enum Held {
+    Endpoint(Endpoint),
+    Node(Box<alknet_node::control::LocalNode>),
+}
+
+impl Native {
+    /// Connects to [`serve`].
+    pub(crate) async fn connect(place: &str) -> Result<Self> {
+        let endpoint = endpoint::open(endpoint::client_key(), &[]).await?;
+        let connection = endpoint.connect(endpoint::address(place)?, ALPN).await?;
+        let connection = Arc::new(QuicConnection::new(connection));
+        let nobody = Caller::anonymous();
+        let session = Session::start(connection, None, nobody, SessionConfig::default()).await?;
+        Self::over(session, Held::Endpoint(endpoint))
+    }
+
+    /// Connects to the whole node with this data directory.
+    pub(crate) async fn connect_node(directory: &str) -> Result<Self> {
+        let node = alknet_node::control::connect(Path::new(directory)).await?;
+        let session = node.client.session().cloned();
+        let session = session.context("it is over a connection")?;
+        Self::over(session, Held::Node(Box::new(node)))
+    }
+
+    fn over(session: Arc<Session>, held: Held) -> Result<Self> {
+        Ok(Self {
+            session,
+            small: OperationName::parse(Payload::Small.operation())?,
+            large: OperationName::parse(Payload::Large.operation())?,
+            held: tokio::sync::Mutex::new(Some(held)),
+        })
+    }
+
+    fn request(operation: &str, count: u64) -> Result<Request> {
+        let input = serde_json::to_vec(&Amount { count })?;
+        Ok(Request::new(OperationName::parse(operation)?, input.into()))
+    }
+}
+
+impl Client for Native {
+    async fn echo(&self, payload: Payload, json: Bytes) -> Result<Bytes> {
+        let operation = match payload {
+            Payload::Small => self.small.clone(),
+            Payload::Large => self.large.clone(),
+        };
+        let output = self.session.call(Request::new(operation, json)).await?;
+        Ok(output.into_bytes())
+    }
+
+    async fn upload(&self, count: u64) -> Result<u64> {
+        let mut opened = self
+            .session
+            .open(Self::request("bench/sink", count)?)
+            .await?;
+        for chunk in chunks(count) {
+            opened.channel.tx.send(chunk).await?;
+        }
+        opened.channel.tx.end();
+        let amount: Amount = opened.done.await?.parse()?;
+        Ok(amount.count)
+    }
+
+    async fn download(&self, count: u64) -> Result<u64> {
+        let request = Self::request("bench/source", count)?;
+        let mut opened = self.session.open(request).await?;
+        let mut found = 0;
+        while let Some(chunk) = opened.channel.rx.recv().await? {
+            found += chunk.bytes.len() as u64;
+        }
+        opened.done.await?;
+        Ok(found)
+    }
+
+    async fn items(&self, count: u64) -> Result<u64> {
+        let request = Self::request("bench/items", count)?;
+        let mut items = self.session.subscribe(request).await?;
+        let mut found = 0;
+        while let Some(item) = items.next().await {
+            item?;
+            found += 1;
+        }
+        Ok(found)
+    }
+
+    async fn close(&self) {
+        match self.held.lock().await.take() {
+            Some(Held::Endpoint(endpoint)) => {
+                self.session.close(connection_code::DONE, "done");
+                endpoint.close().await;
+            }
+            Some(Held::Node(node)) => node.close().await,
+            None => {}
+        }
+    }
+}

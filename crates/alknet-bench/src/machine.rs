@@ -1,0 +1,89 @@
+//! Where and with what it was measured.
+
+use std::{fs, process::Command};
+
+/// The lock file with which this program was built.
+const LOCK: &str = include_str!("../../../Cargo.lock");
+
+/// One line about processors, memory and kernel.
+pub(crate) fn describe() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let model = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into());
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let memory = field("/proc/meminfo", "MemTotal")
+        .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+        .map_or("unknown".into(), |kib| {
+            format!("{} GiB", (kib + 524_288) >> 20)
+        });
+    format!("{cores} cores ({model}), {memory} of memory, Linux {kernel}")
+}
+
+/// Programs that were running or ready to run, on average of the last minute.
+pub(crate) fn load() -> String {
+    let text = read("/proc/loadavg");
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// The version of a crate that this program was built with.
+pub(crate) fn version_of(name: &str) -> &'static str {
+    let wanted = format!("name = \"{name}\"\nversion = \"");
+    let found = LOCK.split_once(&wanted).map(|(_, rest)| rest);
+    found
+        .and_then(|rest| rest.split('"').next())
+        .unwrap_or("unknown")
+}
+
+/// What a program says to these arguments, in one line.
+pub(crate) fn says(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    match output {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+        _ => "unknown".into(),
+    }
+}
+
+/// Most memory that this process ever held, in KiB.
+pub(crate) fn memory_peak_kib() -> u64 {
+    field("/proc/self/status", "VmHWM")
+        .and_then(|text| text.split(' ').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// CPU time of this process so far, in nanoseconds.
+pub(crate) fn cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let (seconds, rest) = (time.tv_sec, time.tv_nsec);
+    u64::try_from(seconds).unwrap_or(0) * 1_000_000_000 + u64::try_from(rest).unwrap_or(0)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn field(path: &str, name: &str) -> Option<String> {
+    let text = read(path);
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_come_from_the_lock_file() {
+        assert!(version_of("iroh").starts_with("1."));
+        assert_eq!(version_of("no-such-crate"), "unknown");
+    }
+
+    #[test]
+    fn the_machine_is_known() {
+        assert!(cpu_ns() > 0 && memory_peak_kib() > 0);
+        assert!(describe().contains("Linux") && !load().is_empty());
+    }
+}

@@ -1,0 +1,196 @@
+//! Processes of contenders: how they are started, told what to do and asked
+//! what it cost. Orders and answers are lines of JSON.
+
+use crate::{call, machine};
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+
+/// Time for one order; far more than any needs.
+const ORDER_MAX: Duration = Duration::from_secs(120);
+
+/// What a process is.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Role {
+    /// Which contender.
+    pub(crate) contender: call::Contender,
+    /// Which side of it.
+    pub(crate) side: Side,
+    /// Where the server is, as it said; for the whole node its directory.
+    #[arg(default_value = "")]
+    pub(crate) place: String,
+}
+
+/// Which side of a contender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Side {
+    /// Answers.
+    Server,
+    /// Asks.
+    Client,
+}
+
+/// What a process is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Say what was used so far.
+    Usage,
+    /// Measure.
+    Measure(call::Work),
+}
+
+/// What a process answers.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Usage(Usage),
+    Measured(call::Measured),
+    Failed(String),
+}
+
+/// What a process has used since it started.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    /// CPU time of all its threads.
+    pub(crate) cpu_ns: u64,
+    /// Most memory it held.
+    pub(crate) peak_kib: u64,
+}
+
+/// A process that takes orders. Dropped, it is ended.
+pub(crate) struct Worker {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: BufReader<ChildStdout>,
+    name: String,
+    /// What it said when it was ready.
+    pub(crate) ready: String,
+}
+
+impl Worker {
+    /// Starts one and waits until it is ready.
+    pub(crate) fn start(contender: call::Contender, side: Side, place: &str) -> Result<Self> {
+        let side_word = match side {
+            Side::Server => "server",
+            Side::Client => "client",
+        };
+        let name = format!("{} {side_word}", contender.word());
+        let own = std::env::current_exe().context("this program is not found")?;
+        let mut child = Command::new(own)
+            .args(["worker", contender.word(), side_word, place])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("failed to start `{name}`"))?;
+        let to = child.stdin.take();
+        let from = child.stdout.take().context("its output is piped")?;
+        let mut worker = Self {
+            child,
+            to,
+            from: BufReader::new(from),
+            name,
+            ready: String::new(),
+        };
+        worker.ready = worker.hear()?;
+        Ok(worker)
+    }
+
+    /// What it has used so far.
+    pub(crate) fn usage(&mut self) -> Result<Usage> {
+        match self.ask(&Order::Usage)? {
+            Answer::Usage(usage) => Ok(usage),
+            other => bail!("`{}` answered {other:?}", self.name),
+        }
+    }
+
+    /// Lets it measure.
+    pub(crate) fn measure(&mut self, work: &call::Work) -> Result<call::Measured> {
+        match self.ask(&Order::Measure(work.clone()))? {
+            Answer::Measured(measured) => Ok(measured),
+            Answer::Failed(why) => Err(anyhow!(why).context(format!("`{}`: {work:?}", self.name))),
+            Answer::Usage(_) => bail!("`{}` answered with its usage", self.name),
+        }
+    }
+
+    fn ask(&mut self, order: &Order) -> Result<Answer> {
+        let to = self.to.as_mut().context("its input is piped")?;
+        writeln!(to, "{}", serde_json::to_string(order)?)
+            .with_context(|| format!("`{}` has ended", self.name))?;
+        self.hear()
+    }
+
+    fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let mut line = String::new();
+        let read = self.from.read_line(&mut line)?;
+        if read == 0 {
+            bail!("`{}` has ended; what it said is above", self.name);
+        }
+        serde_json::from_str(&line)
+            .with_context(|| format!("`{}` said `{}`", self.name, line.trim()))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Without orders it ends in order; whoever does not is ended.
+        drop(self.to.take());
+        for _ in 0..100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Is such a process until no more orders can come.
+pub(crate) fn run(role: Role) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(call::serve_role(role));
+    // A read of standard input may still wait: nobody waits for it.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Says `ready`, and follows orders until there are no more.
+pub(crate) async fn follow<R>(ready: &str, mut measure: impl FnMut(call::Work) -> R) -> Result<()>
+where
+    R: Future<Output = Result<call::Measured>>,
+{
+    say(&ready).await?;
+    let mut orders = tokio::io::BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = orders.next_line().await? {
+        let answer = match serde_json::from_str(&line)? {
+            Order::Usage => Answer::Usage(Usage {
+                cpu_ns: machine::cpu_ns(),
+                peak_kib: machine::memory_peak_kib(),
+            }),
+            Order::Measure(work) => {
+                let measured = tokio::time::timeout(ORDER_MAX, measure(work)).await;
+                match measured.unwrap_or_else(|_| Err(anyhow!("took longer than {ORDER_MAX:?}"))) {
+                    Ok(measured) => Answer::Measured(measured),
+                    Err(error) => Answer::Failed(format!("{error:#}")),
+                }
+            }
+        };
+        say(&answer).await?;
+    }
+    Ok(())
+}
+
+async fn say(what: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_string(what)?;
+    line.push('\n');
+    let mut out = tokio::io::stdout();
+    out.write_all(line.as_bytes()).await?;
+    out.flush().await?;
+    Ok(())
+}
