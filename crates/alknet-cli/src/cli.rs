@@ -28,7 +28,8 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Where the node keeps its keys, configuration and database
+    /// Where the node keeps its keys, configuration and database; `alknet` in the user's data
+    /// directory if not given
     #[arg(
         long,
         global = true,

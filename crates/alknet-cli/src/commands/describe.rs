@@ -2,6 +2,7 @@
 
 use crate::{hint::quote, output::cell, table::one_line};
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// Levels of nested objects that are listed field by field.
 const DEPTH_MAX: usize = 4;
@@ -175,7 +176,30 @@ fn type_of(document: &Value, schema: &Value) -> String {
                 .filter(|one| *one != "null");
             names.map(name).collect::<Vec<_>>().join(" or ")
         }
-        _ => "anything".into(),
+        _ => union_of(document, schema),
+    }
+}
+
+/// The parts of an `anyOf` or `oneOf`, such as the values of an enum that
+/// describes each of them.
+fn union_of(document: &Value, schema: &Value) -> String {
+    let parts = schema.get("anyOf").or_else(|| schema.get("oneOf"));
+    let names: BTreeSet<String> = parts
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|part| resolve(document, part))
+        // One level only, so that a loop of references ends.
+        .map(|part| match (part.get("const"), part.get("enum")) {
+            (Some(value), _) => value.to_string(),
+            (None, Some(_)) => type_of(document, part),
+            (None, None) => short_type(part),
+        })
+        .filter(|name| name != "null")
+        .collect();
+    match names.is_empty() {
+        true => "anything".into(),
+        false => names.into_iter().collect::<Vec<_>>().join(" or "),
     }
 }
 
@@ -308,6 +332,16 @@ mod tests {
         ] {
             assert!(page.contains(line), "{line:?} is not in\n{page}");
         }
+    }
+
+    #[test]
+    fn described_values_and_unions_are_listed() {
+        let check = |schema: Value, want: &str| assert_eq!(type_of(&schema, &schema), want);
+        let values = json!([{ "const": "b", "description": "x" }, { "enum": ["a", 1] }]);
+        check(json!({ "oneOf": values }), "\"a\" or 1 or \"b\"");
+        let union = json!([{ "type": "string" }, { "type": "integer" }, { "type": "null" }]);
+        check(json!({ "anyOf": union }), "integer or text");
+        check(json!(true), "anything");
     }
 
     #[test]

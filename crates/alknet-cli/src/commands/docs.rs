@@ -56,11 +56,7 @@ pub fn help_pages() -> Vec<(String, String)> {
 
 fn collect(before: &str, command: &clap::Command, pages: &mut Vec<(String, String)>) {
     let words = format!("{before} {}", command.get_name()).trim().to_owned();
-    let help = command
-        .clone()
-        .term_width(WIDTH)
-        .render_long_help()
-        .to_string();
+    let help = command.clone().term_width(WIDTH).render_help().to_string();
     let help: Vec<&str> = help.lines().map(str::trim_end).collect();
     pages.push((words.clone(), format!("{}\n", help.join("\n").trim_end())));
     for inner in command
@@ -165,6 +161,9 @@ fn type_name(document: &Value, schema: &Value) -> String {
             .map(|value| format!("`{value}`"))
             .collect::<Vec<_>>()
             .join(" or ");
+    }
+    if let Some(value) = schema.get("const") {
+        return format!("`{value}`");
     }
     let name = |name: &str| match name {
         "string" => "text".to_owned(),

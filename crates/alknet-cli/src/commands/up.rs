@@ -65,9 +65,19 @@ pub(crate) async fn run(app: &App, args: UpArgs) -> Result<Exit, Failure> {
     // From here on, so that a signal during the start is not lost.
     let mut stop = StopSignals::listen()?;
     let mut reload = signals::listen(SignalKind::hangup())?;
-    prepare(app, &args).await?;
+    let preparing = async {
+        prepare(app, &args).await?;
+        if args.detach {
+            detach::run(app, &args).await
+        } else {
+            Ok(())
+        }
+    };
+    tokio::select! {
+        prepared = preparing => prepared?,
+        exit = stop.next() => return Ok(exit),
+    }
     if args.detach {
-        detach::run(app, &args).await?;
         return Ok(Exit::FINE);
     }
     let logs = LogBuffer::default();

@@ -10,3 +10,4 @@ mod peers;
 mod program;
 mod refusals;
 mod setup;
+mod terminal;
