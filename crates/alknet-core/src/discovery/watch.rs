@@ -47,6 +47,7 @@ pub(super) fn watch(
             let open = tokio::select! {
                 changed = state.registry.changed() => changed.is_ok(),
                 changed = state.identities.changed() => changed.is_ok(),
+                () = state.cx.door().draining() => false,
             };
             if !open {
                 return Ok(None);

@@ -15,10 +15,7 @@ use crate::{
         system_clock,
     },
 };
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU64},
-};
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -43,7 +40,7 @@ impl DispatcherBuilder {
             forwarder: OnceLock::new(),
             clock: system_clock(),
             run: 0,
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
             detached: TaskTracker::new(),
             detached_places: Arc::new(Semaphore::new(limits.detached_max)),
             detached_end: CancellationToken::new(),

@@ -38,7 +38,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -72,7 +72,7 @@ struct Inner {
     forwarder: OnceLock<Arc<dyn Forwarder>>,
     clock: SharedClock,
     run: u64,
-    draining: AtomicBool,
+    draining: CancellationToken,
     detached: TaskTracker,
     detached_places: Arc<Semaphore>,
     detached_end: CancellationToken,
@@ -115,12 +115,19 @@ impl Dispatcher {
     /// Refuses new calls from here on; what runs may finish, and call other
     /// operations of this node on its way.
     pub fn begin_drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.draining.cancel();
         self.0.detached.close();
     }
 
     fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Relaxed)
+        self.0.draining.is_cancelled()
+    }
+
+    /// Resolves once new calls are refused. Subscriptions that follow
+    /// something without an end of its own end then: they would hold the
+    /// drain up for as long as it may take.
+    pub async fn draining(&self) {
+        self.0.draining.cancelled().await;
     }
 
     /// Waits until no call and no detached task runs, or the time is over;
