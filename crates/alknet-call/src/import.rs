@@ -2,7 +2,7 @@
 //! date through its `services/watch`, forwarded over its link.
 
 use crate::{
-    links::{Link, Links},
+    links::{Link, Links, WeakLinks},
     request::Request,
     session::Session,
 };
@@ -16,7 +16,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
+use tokio::sync::watch;
 
 /// Time for one page of a peer's catalogue.
 const PAGE_BUDGET: Duration = Duration::from_secs(20);
@@ -25,8 +26,12 @@ const PAGE_OPERATIONS: u32 = 500;
 /// Characters of a peer's summary and description that are kept.
 const SUMMARY_CHARS_MAX: usize = 300;
 const DESCRIPTION_CHARS_MAX: usize = 16_384;
-/// Delay before a failed import is tried again on a live link.
-const RETRY: Duration = Duration::from_secs(2);
+/// First and longest delay before a failed import is tried again on a live
+/// link.
+const RETRY_MIN: Duration = Duration::from_secs(2);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How often a catalogue is read again that changed while it was read.
+const FETCHES_MAX: usize = 4;
 
 #[derive(Deserialize)]
 struct Page {
@@ -45,6 +50,7 @@ struct WatchItem {
 /// is forgotten.
 pub(crate) async fn import_catalogues(links: &Links, link: &Arc<Link>) {
     let mut changes = link.sessions_changed.subscribe();
+    let mut retry = RETRY_MIN;
     loop {
         changes.mark_unchanged();
         let Some(session) = link.session() else {
@@ -59,33 +65,61 @@ pub(crate) async fn import_catalogues(links: &Links, link: &Arc<Link>) {
             continue;
         };
         let followed = tokio::select! {
-            followed = follow(links, link, &session) => followed,
+            followed = follow(links, link, &session, &mut retry) => followed,
             _ = session.closed() => continue,
+            // The old connection of a peer that was started again may take
+            // long to end, and tells nothing new until then.
+            () = another_session(link, &session, &mut changes) => continue,
         };
-        if let Err(cause) = followed {
-            tracing::warn!(peer = %link.peer, %cause, "the peer's operations cannot be imported");
+        match followed {
+            Err(cause) if !session.is_closed() => {
+                tracing::warn!(peer = %link.peer, %cause, "the peer's operations cannot be imported");
+            }
+            _ => {}
         }
         tokio::select! {
-            () = tokio::time::sleep(RETRY) => {}
-            _ = changes.changed() => {}
+            () = tokio::time::sleep(retry) => retry = (retry * 2).min(RETRY_MAX),
+            _ = changes.changed() => retry = RETRY_MIN,
         }
     }
 }
 
+/// Resolves when another session than `session` serves calls.
+async fn another_session(link: &Link, session: &Arc<Session>, changes: &mut watch::Receiver<u64>) {
+    while changes.changed().await.is_ok() {
+        if link
+            .session()
+            .is_some_and(|newest| !Arc::ptr_eq(&newest, session))
+        {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
 /// Takes every revision of the catalogue over, until the subscription ends.
-async fn follow(links: &Links, link: &Link, session: &Arc<Session>) -> Result<(), String> {
+async fn follow(
+    links: &Links,
+    link: &Link,
+    session: &Arc<Session>,
+    retry: &mut Duration,
+) -> Result<(), String> {
     let watch = OperationName::parse("services/watch").map_err(|e| e.to_string())?;
     let mut items = session
         .subscribe(Request::new(watch, Bytes::from_static(b"{}")))
         .await
         .map_err(|e| e.to_string())?;
+    let mut imported: Option<String> = None;
     while let Some(item) = items.next().await {
         let item: WatchItem = item.and_then(Output::parse).map_err(|e| e.to_string())?;
+        if imported.as_ref() == Some(&item.revision) {
+            continue;
+        }
         let adapter = FromCall {
             links: links.clone(),
             peer: link.peer.clone(),
             session: session.clone(),
-            revision: item.revision,
+            revision: item.revision.clone(),
         };
         let registrations = adapter.import().await.map_err(|e| e.to_string())?;
         let count = registrations.len();
@@ -94,6 +128,17 @@ async fn follow(links: &Links, link: &Link, session: &Arc<Session>) -> Result<()
             .registry()
             .apply(Change::SetPeer(link.peer.clone(), registrations));
         applied.map_err(|errors| errors.to_string())?;
+        imported = Some(item.revision);
+        *retry = RETRY_MIN;
+        if link.gone.is_cancelled() {
+            // Forgotten while this was applied: what is gone stays gone.
+            let gone = Change::RemovePeer(link.peer.clone());
+            return links
+                .door()
+                .registry()
+                .apply(gone)
+                .map_err(|errors| errors.to_string());
+        }
         tracing::debug!(peer = %link.peer, operations = count, "imported");
     }
     Ok(())
@@ -129,31 +174,41 @@ impl FromCall {
     }
 
     async fn fetch(&self) -> Result<Vec<serde_json::Value>, ImportError> {
+        for _ in 0..FETCHES_MAX {
+            if let Some(entries) = self.fetch_once().await? {
+                return Ok(entries);
+            }
+        }
+        Err(ImportError::Malformed {
+            reason: "the catalogue changes faster than it can be read".into(),
+        })
+    }
+
+    /// All pages of one revision; nothing if it changed in between.
+    async fn fetch_once(&self) -> Result<Option<Vec<serde_json::Value>>, ImportError> {
         let mut entries = Vec::new();
         let (mut cursor, mut bytes, mut revision) = (None::<String>, 0, None);
         loop {
             let input = json!({ "schemas": true, "limit": PAGE_OPERATIONS, "cursor": cursor });
             let (page, size) = self.page(&input).await?;
             bytes += size;
+            let is_empty = page.operations.is_empty();
             entries.extend(page.operations);
             too_much("bytes of schema text", bytes, IMPORT_SCHEMA_BYTES_MAX)?;
             too_much("operations", entries.len(), IMPORT_OPERATIONS_MAX)?;
-            // Pages of two revisions do not make a catalogue: the watcher
-            // will announce the newer one.
+            // Pages of two revisions do not make a catalogue.
             if *revision.get_or_insert_with(|| page.revision.clone()) != page.revision {
-                return Err(ImportError::Malformed {
-                    reason: "the catalogue changed while it was read".into(),
-                });
+                return Ok(None);
             }
             match page.next_cursor {
-                Some(next) if Some(&next) != cursor.as_ref() => cursor = Some(next),
+                Some(next) if !is_empty && Some(&next) != cursor.as_ref() => cursor = Some(next),
                 _ => break,
             }
         }
         if revision.as_ref() == Some(&self.revision) {
             self.keep(&entries).await;
         }
-        Ok(entries)
+        Ok(Some(entries))
     }
 
     async fn page(&self, input: &serde_json::Value) -> Result<(Page, usize), ImportError> {
@@ -222,6 +277,9 @@ impl FromCall {
             entry.deprecated = entry
                 .deprecated
                 .map(|text| clean_foreign_text(&text, SUMMARY_CHARS_MAX));
+            for error in &mut entry.errors {
+                error.description = clean_foreign_text(&error.description, SUMMARY_CHARS_MAX);
+            }
             let handler = forward(&self.links, &self.peer, &entry.name, entry.kind);
             // The grant `peer:<id>=<operation>` is what the gate asks for; any
             // known caller that holds it may go on to the peer, which decides.
@@ -240,9 +298,27 @@ fn too_much(what: &'static str, found: usize, max: usize) -> Result<(), ImportEr
     }
 }
 
-impl Forwarder for Links {
+/// The door holds it, and the links hold the door.
+pub(crate) struct WeakForwarder(pub(crate) WeakLinks);
+
+impl Forwarder for WeakForwarder {
     fn handler(&self, peer: &PeerId, operation: &OperationName, kind: Kind) -> Handler {
-        forward(self, peer, operation, kind)
+        let Some(links) = self.0.upgrade() else {
+            return refuse(kind);
+        };
+        forward(&links, peer, operation, kind)
+    }
+}
+
+/// Answers calls that come after the links are gone.
+fn refuse(kind: Kind) -> Handler {
+    let gone = || CallError::new(ErrorCode::Unavailable, "the node is shutting down");
+    match kind {
+        Kind::Query | Kind::Mutation => {
+            Handler::Unary(Arc::new(move |_, _| Box::pin(ready(Err(gone())))))
+        }
+        Kind::Subscription => Handler::Stream(Arc::new(move |_, _| Box::pin(ready(Err(gone()))))),
+        Kind::Channel => Handler::Channel(Arc::new(move |_, _, _| Box::pin(ready(Err(gone()))))),
     }
 }
 

@@ -3,13 +3,13 @@
 //! opened its connections.
 
 use crate::{
-    import::import_catalogues,
+    import::{WeakForwarder, import_catalogues},
     limits::connection_code,
     quic::{PathReport, QuicConnection},
     session::{Session, SessionConfig, SessionError},
 };
 use alknet_core::{
-    CallError, Caller, Dispatcher, ErrorCode, PeerId,
+    CallError, Caller, Dispatcher, ErrorCode, Forwarder, PeerId,
     storage::{ImportStore, Timestamp},
     transport::Connection,
 };
@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use tokio::sync::{Notify, broadcast, watch};
@@ -58,6 +58,9 @@ pub enum DialError {
     /// It is no peer, or has no node key.
     #[error("peer `{0}` has no node key")]
     NoKey(PeerId),
+    /// Its access is switched off or has ended.
+    #[error("peer `{0}` is disabled, or its access has ended")]
+    NotAllowed(PeerId),
     /// The network did not get there.
     #[error("peer `{peer}` was not reached: {reason}")]
     Unreached {
@@ -156,6 +159,15 @@ struct Shared {
 #[derive(Clone)]
 pub struct Links(Arc<Shared>);
 
+/// Links that may be gone.
+pub(crate) struct WeakLinks(Weak<Shared>);
+
+impl WeakLinks {
+    pub(crate) fn upgrade(&self) -> Option<Links> {
+        self.0.upgrade().map(Links)
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -185,6 +197,12 @@ impl Links {
     #[must_use]
     pub fn door(&self) -> &Dispatcher {
         &self.0.door
+    }
+
+    /// Passes calls on to peers; see [`Dispatcher::set_forwarder`].
+    #[must_use]
+    pub fn forwarder(&self) -> Arc<dyn Forwarder> {
+        Arc::new(WeakForwarder(WeakLinks(Arc::downgrade(&self.0))))
     }
 
     pub(crate) fn imports(&self) -> &Arc<dyn ImportStore> {
@@ -367,6 +385,10 @@ impl Links {
             if inner.state == state && inner.last_error == last_error {
                 return;
             }
+            // The other side may have connected in the meantime.
+            if state != LinkState::Connected && inner.live(false).is_some() {
+                return;
+            }
             if inner.state != state {
                 inner.since = self.0.dialer.now();
             }
@@ -499,8 +521,8 @@ impl Links {
         self.0.events.subscribe()
     }
 
-    /// Closes everything and waits for its tasks.
-    pub async fn shutdown(&self) {
+    /// Closes everything at once; nothing is waited for.
+    pub fn cut(&self) {
         self.0.stop.cancel();
         for link in lock(&self.0.links).values() {
             for attached in &lock(&link.inner).sessions {
@@ -509,6 +531,11 @@ impl Links {
                     .close(connection_code::DONE, "shutting down");
             }
         }
+    }
+
+    /// Closes everything and waits for its tasks.
+    pub async fn shutdown(&self) {
+        self.cut();
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
@@ -522,28 +549,26 @@ impl fmt::Debug for Links {
     }
 }
 
+impl LinkInner {
+    /// The newest live connection, for calls or for channels.
+    fn live(&self, carries_channels: bool) -> Option<&Attached> {
+        let mut newest_first = self.sessions.iter().rev();
+        newest_first.find(|attached| {
+            attached.carries_channels == carries_channels && !attached.session.is_closed()
+        })
+    }
+}
+
 impl Link {
     /// The newest live session for calls.
     pub(crate) fn session(&self) -> Option<Arc<Session>> {
         let inner = lock(&self.inner);
-        let mut live = inner
-            .sessions
-            .iter()
-            .rev()
-            .filter(|attached| !attached.session.is_closed());
-        live.find(|attached| !attached.carries_channels)
-            .map(|attached| attached.session.clone())
+        inner.live(false).map(|attached| attached.session.clone())
     }
 
     fn channel_session(&self) -> Option<Arc<Session>> {
         let inner = lock(&self.inner);
-        let mut live = inner
-            .sessions
-            .iter()
-            .rev()
-            .filter(|attached| !attached.session.is_closed());
-        live.find(|attached| attached.carries_channels)
-            .map(|attached| attached.session.clone())
+        inner.live(true).map(|attached| attached.session.clone())
     }
 
     async fn wait_until_alone(&self) {
@@ -553,11 +578,7 @@ impl Link {
 
     fn report(&self) -> LinkReport {
         let inner = lock(&self.inner);
-        let live = inner
-            .sessions
-            .iter()
-            .rev()
-            .find(|attached| !attached.carries_channels && !attached.session.is_closed());
+        let live = inner.live(false);
         LinkReport {
             state: if live.is_some() {
                 LinkState::Connected
