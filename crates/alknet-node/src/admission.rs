@@ -4,7 +4,7 @@
 
 use alknet_call::{connection_code, quic::QuicConnection};
 use alknet_core::{
-    Caller, Credential, IdentityProvider,
+    Caller, IdentityProvider,
     storage::IdentityIndex,
     transport::{Admitted, Connection, ProtocolHandler},
 };
@@ -21,7 +21,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -92,6 +92,7 @@ pub(crate) struct Admission {
     open: Mutex<HashMap<u64, Open>>,
     rates: Mutex<Rates>,
     pending: AtomicUsize,
+    closing: AtomicBool,
     pub(crate) counters: Counters,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -108,6 +109,8 @@ struct Open {
 struct Rates {
     total: Bucket,
     addresses: HashMap<IpAddr, Bucket>,
+    /// When old addresses were last forgotten.
+    swept: Option<Instant>,
     refusals_said: Option<Instant>,
 }
 
@@ -133,6 +136,27 @@ impl Bucket {
     }
 }
 
+impl Rates {
+    /// Whether an address keeps to its rate. While more addresses come than
+    /// can be remembered, new ones must prove themselves: they are forged, or
+    /// too many.
+    fn is_polite(&mut self, address: IpAddr, rate: u32, now: Instant) -> bool {
+        let second = Duration::from_secs(1);
+        if self.addresses.len() >= ADDRESSES_KEPT && !self.addresses.contains_key(&address) {
+            if self.swept.is_some_and(|at| now.duration_since(at) < second) {
+                return false;
+            }
+            self.swept = Some(now);
+            self.addresses
+                .retain(|_, bucket| bucket.at.is_some_and(|at| now.duration_since(at) < second));
+            if self.addresses.len() >= ADDRESSES_KEPT {
+                return false;
+            }
+        }
+        self.addresses.entry(address).or_default().take(rate, now)
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -152,6 +176,7 @@ impl Admission {
             open: Mutex::default(),
             rates: Mutex::default(),
             pending: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
             counters: Counters::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -197,7 +222,7 @@ impl Admission {
                     }
                 }
                 Entry::Refuse => {
-                    self.refused("too many handshakes");
+                    self.refused("too many handshakes, or stopping");
                     incoming.refuse();
                 }
             }
@@ -205,6 +230,9 @@ impl Admission {
     }
 
     fn entry(&self, incoming: &Incoming) -> Entry {
+        if self.closing.load(Ordering::Relaxed) {
+            return Entry::Refuse;
+        }
         let pending = self.pending.load(Ordering::Relaxed);
         if pending >= PENDING_MAX {
             return Entry::Refuse;
@@ -214,17 +242,9 @@ impl Admission {
         };
         let now = Instant::now();
         let mut rates = lock(&self.rates);
-        if rates.addresses.len() >= ADDRESSES_KEPT {
-            rates.addresses.retain(|_, bucket| {
-                bucket
-                    .at
-                    .is_some_and(|at| now.duration_since(at) < Duration::from_secs(1))
-            });
-        }
         let calm =
             rates.total.take(self.limits.handshakes_total, now) && pending < PENDING_BEFORE_RETRY;
-        let bucket = rates.addresses.entry(address.ip()).or_default();
-        let polite = bucket.take(self.limits.handshakes_per_address, now);
+        let polite = rates.is_polite(address.ip(), self.limits.handshakes_per_address, now);
         match (incoming.remote_addr_validated(), polite, calm) {
             (_, true, true) | (true, true, false) => Entry::Come,
             // Whoever owns the address is slowed down; whoever forged it
@@ -251,7 +271,7 @@ impl Admission {
             return connection.close(connection_code::NOT_ADMITTED, "no such protocol");
         };
         match self.admit(&connection, &*handler) {
-            Ok(caller) => self.serve(connection, caller, handler).await,
+            Ok((caller, held)) => self.serve(connection, caller, handler, held).await,
             Err((code, reason)) => {
                 self.refused(reason);
                 connection.close(code, reason);
@@ -259,12 +279,13 @@ impl Admission {
         }
     }
 
-    /// Decides from the key alone, before a stream is read.
+    /// Decides from the key alone, before a stream is read; counts the
+    /// connection if it is let in.
     fn admit(
         &self,
         connection: &QuicConnection,
         handler: &dyn QuicHandler,
-    ) -> Result<Caller, (u32, &'static str)> {
+    ) -> Result<(Caller, Held<'_>), (u32, &'static str)> {
         let credential = connection.info().credential.clone();
         let known =
             credential.and_then(|credential| Caller::resolve(&*self.identities, credential));
@@ -272,7 +293,8 @@ impl Admission {
             return Err((connection_code::NOT_ADMITTED, "not a peer of this node"));
         }
         let address = connection.info().remote.map(|remote| remote.ip());
-        let open = lock(&self.open);
+        // Counted and taken in one step: connections come at the same time.
+        let mut open = lock(&self.open);
         let same_address = open
             .values()
             .filter(|held| held.address.is_some() && held.address == address)
@@ -292,7 +314,9 @@ impl Admission {
                 return Err((connection_code::LIMIT, "too many connections of this peer"));
             }
         }
-        Ok(known.unwrap_or_else(Caller::anonymous))
+        let caller = known.unwrap_or_else(Caller::anonymous);
+        let held = self.enter(&mut open, connection.clone(), &caller);
+        Ok((caller, held))
     }
 
     async fn serve(
@@ -300,9 +324,9 @@ impl Admission {
         connection: QuicConnection,
         caller: Caller,
         handler: Arc<dyn QuicHandler>,
+        _held: Held<'_>,
     ) {
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        let _held = self.hold(connection.clone(), &caller);
         let serving = AssertUnwindSafe(handler.serve(connection.clone(), caller)).catch_unwind();
         let ended = tokio::select! {
             ended = serving => ended,
@@ -319,16 +343,54 @@ impl Admission {
     /// Counts a connection, and ends it when its credential no longer
     /// resolves, for as long as the guard is held.
     pub(crate) fn hold(&self, connection: QuicConnection, caller: &Caller) -> Held<'_> {
+        self.enter(&mut lock(&self.open), connection, caller)
+    }
+
+    fn enter(
+        &self,
+        open: &mut HashMap<u64, Open>,
+        connection: QuicConnection,
+        caller: &Caller,
+    ) -> Held<'_> {
         let id = connection.info().id;
-        let open = Open {
+        let entry = Open {
             address: connection.info().remote.map(|remote| remote.ip()),
             peer: caller.is_authenticated().then(|| caller.id().clone()),
             connection,
         };
-        lock(&self.open).insert(id, open);
+        // In this order: a peer that is removed from here on is found by the
+        // watcher, one that was removed before is found now.
+        open.insert(id, entry);
+        if let Some(entry) = open.get(&id) {
+            self.end_unless_known(entry);
+        }
         Held {
             admission: self,
             id,
+        }
+    }
+
+    fn end_unless_known(&self, held: &Open) {
+        let Some(peer) = &held.peer else { return };
+        let credential = held.connection.info().credential.as_ref();
+        let now = credential.and_then(|credential| self.identities.resolve(credential));
+        if now.is_none_or(|identity| identity.id != *peer) {
+            let reason = "no longer a peer of this node";
+            held.connection.close(connection_code::NOT_ADMITTED, reason);
+        }
+    }
+
+    /// Refuses new connections from here on.
+    pub(crate) fn close_door(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends everything at once.
+    pub(crate) fn cut(&self) {
+        self.stop.cancel();
+        for held in lock(&self.open).values() {
+            held.connection
+                .close(connection_code::DONE, "shutting down");
         }
     }
 
@@ -343,19 +405,7 @@ impl Admission {
             }
             changes.mark_unchanged();
             for held in lock(&self.open).values() {
-                let Some(peer) = &held.peer else { continue };
-                let still = held
-                    .connection
-                    .info()
-                    .credential
-                    .as_ref()
-                    .and_then(|credential: &Credential| self.identities.resolve(credential));
-                if still.is_none_or(|identity| identity.id != *peer) {
-                    held.connection.close(
-                        connection_code::NOT_ADMITTED,
-                        "no longer a peer of this node",
-                    );
-                }
+                self.end_unless_known(held);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     admission::{Admission, AdmissionLimits, Neutral, QuicHandler},
-    config::{Config, ConfigError, RelaySetting},
+    config::{Config, ConfigError, ConfigSource, RelaySetting},
     data_dir::{DataDir, DataDirError},
     dialer::StoreDialer,
     endpoint::{self, BindError, EndpointOptions},
@@ -36,6 +36,9 @@ use std::{
 };
 use tokio::sync::{oneshot, watch};
 
+/// How often, and after which waits, a directory in use is tried again.
+const LOCK_TRIES: u32 = 5;
+const LOCK_WAIT: Duration = Duration::from_millis(40);
 /// How often kept idempotency keys are looked through for old ones.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -79,6 +82,12 @@ pub enum StartError {
     /// The endpoint does not open.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The database is there, and the keys are gone.
+    #[error("`{}` holds a node's database and no keys", .0.display())]
+    KeysMissing(PathBuf),
+    /// Two handlers for one protocol.
+    #[error("protocol `{0}` is served already")]
+    ProtocolTaken(String),
     /// A task of the runtime was lost.
     #[error("the runtime is shutting down")]
     Runtime,
@@ -108,6 +117,9 @@ impl StartError {
                 Some("a newer release of alknet wrote it; update this one".into())
             }
             StartError::Bind(error) => error.hint(),
+            StartError::KeysMissing(_) => Some(
+                "bring them back with its words: alknet init --restore - (or use another --data-dir)".into(),
+            ),
             _ => None,
         }
     }
@@ -236,25 +248,20 @@ impl NodeBuilder {
     pub async fn spawn(self) -> Result<Node, StartError> {
         let data = DataDir::new(self.data_dir.clone().ok_or(StartError::NoDataDir)?);
         let overrides = self.overrides();
-        let config_path = self.config_file.clone().unwrap_or_else(|| data.config());
-        let mut config = match &self.config {
-            Some(config) => config.clone(),
-            None if self.config_file.is_some() || config_path.exists() => {
-                Config::load(&config_path)?
-            }
-            None => Config::default(),
-        };
+        let source = self.source(&data);
+        let mut config = source.read()?;
         overrides(&mut config);
+        config.check_name()?;
         let relays = relay_settings(&config)?;
         let clock = self.clock.clone().unwrap_or_else(system_clock);
+        check_protocols(&self.handlers)?;
 
         data.create()?;
-        let lock = InstanceLock::acquire(data.path())?;
+        let lock = lock_directory(&data).await?;
         data.check_modes()?;
         let (keys, store) = open_files(&data).await?;
         let (audit, writer) = AuditWriter::new();
         let started_at = clock();
-        after_crash(&store, &audit, started_at).await?;
 
         let exec = Exec::new(config.exec.clone())?;
         let (configured, scopes) = configured_operations(&config, &exec, data.path())?;
@@ -285,8 +292,10 @@ impl NodeBuilder {
         let name = config.name.clone().unwrap_or_else(host_name);
         let store_for_shared: Arc<Store> = Arc::new(store.clone());
         let shared = Arc::new(Shared {
-            config_path,
+            source,
             config: Mutex::new(config.clone()),
+            reloading: tokio::sync::Mutex::new(()),
+            editing: tokio::sync::Mutex::new(()),
             overrides,
             identities: identities.clone(),
             audit_log: store_for_shared.clone() as Arc<dyn AuditLog>,
@@ -339,7 +348,7 @@ impl NodeBuilder {
             ..SessionConfig::default()
         };
         let links = Links::new(door.clone(), dialer, session, shared.imports.clone());
-        door.set_forwarder(Arc::new(links.clone()));
+        door.set_forwarder(links.forwarder());
         let parts = Parts {
             door,
             endpoint: endpoint.clone(),
@@ -350,6 +359,9 @@ impl NodeBuilder {
             return Err(StartError::Runtime);
         }
 
+        // Only now: a start that failed until here changed nothing, and the
+        // next one has no crash to tell of.
+        after_crash(&store, &audit, started_at).await?;
         let (audit_stop, stopped) = oneshot::channel::<()>();
         let log = shared.audit_log.clone();
         let audit_task = tokio::spawn(async move {
@@ -368,9 +380,7 @@ impl NodeBuilder {
         for peer in &identities.snapshot().peers {
             shared.keep_link(&peer.id);
         }
-        shared.data.write_runtime(&shared.runtime())?;
-        tracing::info!(name = %shared.name, "ready");
-        Ok(Node {
+        let node = Node {
             shared,
             store,
             lock: Some(lock),
@@ -378,8 +388,48 @@ impl NodeBuilder {
             tasks,
             audit_stop: Some(audit_stop),
             audit_task: Some(audit_task),
-        })
+        };
+        if let Err(error) = node.shared.data.write_runtime(&node.shared.runtime()) {
+            node.shutdown(Duration::ZERO).await;
+            return Err(error.into());
+        }
+        tracing::info!(name = %node.shared.name, "ready");
+        Ok(node)
     }
+
+    fn source(&self, data: &DataDir) -> ConfigSource {
+        if let Some(config) = &self.config {
+            return ConfigSource::Given(Box::new(config.clone()));
+        }
+        let path = self.config_file.clone().unwrap_or_else(|| data.config());
+        let required = self.config_file.is_some() || path.exists();
+        ConfigSource::File { path, required }
+    }
+}
+
+/// The built-in protocols are not replaced, and none is served twice.
+fn check_protocols(handlers: &[Arc<dyn ProtocolHandler>]) -> Result<(), StartError> {
+    let mut taken = vec![alknet_call::ALPN, join::ALPN];
+    for handler in handlers {
+        if taken.contains(&handler.alpn()) {
+            let name = String::from_utf8_lossy(handler.alpn()).into_owned();
+            return Err(StartError::ProtocolTaken(name));
+        }
+        taken.push(handler.alpn());
+    }
+    Ok(())
+}
+
+/// Whoever asks whether a node runs holds the lock for an instant: that is
+/// waited out.
+async fn lock_directory(data: &DataDir) -> Result<InstanceLock, LockError> {
+    for _ in 0..LOCK_TRIES {
+        match InstanceLock::acquire(data.path()) {
+            Err(LockError::Held { .. }) => tokio::time::sleep(LOCK_WAIT).await,
+            taken => return taken,
+        }
+    }
+    InstanceLock::acquire(data.path())
 }
 
 fn relay_settings(config: &Config) -> Result<Vec<RelaySetting>, StartError> {
@@ -407,6 +457,11 @@ async fn open_files(data: &DataDir) -> Result<(NodeKeys, Store), StartError> {
     let data = data.clone();
     let opened = tokio::task::spawn_blocking(move || {
         if !is_initialised(data.path()) {
+            // With new keys it would be another node, which none of its peers
+            // knows.
+            if data.database().exists() {
+                return Err(StartError::KeysMissing(data.path().to_owned()));
+            }
             init(data.path(), &InitOptions::default())?;
         }
         let keys = open_keys(&data)?;
@@ -436,8 +491,16 @@ async fn after_crash(
 
 /// The command line's own peer, with the role `admin`.
 async fn ensure_owner(identities: &IdentityIndex, key: [u8; 32]) -> Result<(), StartError> {
-    if identities.peer(OWNER).is_some() {
-        return Ok(());
+    let row = AuditRow::event(identities.now(), "node", "node/init");
+    if let Some(mut owner) = identities.peer(OWNER) {
+        if owner.node_key() == Some(&key) {
+            return Ok(());
+        }
+        // The words of another node were restored into this directory.
+        owner.node_keys = vec![NodeKey { key, until: None }];
+        let change = IdentityChange::UpdatePeer(owner);
+        let changed = identities.apply(change, row).await;
+        return changed.map_err(StartError::StoreUse);
     }
     let id = PeerId::parse(OWNER).expect("a literal slug");
     let mut owner = PeerRecord::new(id, identities.now());
@@ -445,7 +508,6 @@ async fn ensure_owner(identities: &IdentityIndex, key: [u8; 32]) -> Result<(), S
     owner.grants = Grants::from_iter([GrantTarget::Role(
         RoleName::parse("admin").expect("a literal slug"),
     )]);
-    let row = AuditRow::event(identities.now(), "node", "node/init");
     identities
         .apply(IdentityChange::AddPeer(owner), row)
         .await

@@ -15,6 +15,9 @@ use std::{
     time::Duration,
 };
 
+/// Longest silence that may be allowed: an hour.
+const IDLE_MS_MAX: u64 = 3_600_000;
+
 /// The configuration of a node. Every field has a default; an empty file is a
 /// node with nothing switched on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -122,6 +125,60 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
+    /// Zero would shut everybody out, the owner too.
+    fn check(&self) -> Result<(), ConfigError> {
+        let least = [
+            ("input_bytes_max", self.input_bytes_max as u64, 1),
+            ("calls_per_peer_max", self.calls_per_peer_max as u64, 1),
+            ("calls_per_node_max", self.calls_per_node_max as u64, 1),
+            ("deadline_default_ms", self.deadline_default_ms, 1),
+            ("deadline_max_ms", self.deadline_max_ms, 1),
+            (
+                "streams_per_connection_max",
+                u64::from(self.streams_per_connection_max),
+                1,
+            ),
+            (
+                "stream_window_bytes",
+                u64::from(self.stream_window_bytes),
+                64 * 1024,
+            ),
+            (
+                "connection_window_bytes",
+                u64::from(self.connection_window_bytes),
+                64 * 1024,
+            ),
+            (
+                "connections_per_identity_max",
+                self.connections_per_identity_max as u64,
+                1,
+            ),
+            (
+                "connections_per_address_max",
+                self.connections_per_address_max as u64,
+                1,
+            ),
+            (
+                "handshakes_per_address",
+                u64::from(self.handshakes_per_address),
+                1,
+            ),
+            ("handshakes_total", u64::from(self.handshakes_total), 1),
+            ("idle_ms", self.idle_ms, 1000),
+        ];
+        for (field, value, least) in least {
+            if value < least {
+                let message = format!("{value} is too small: at least {least}");
+                return Err(ConfigError::value(format!("limits.{field}"), message));
+            }
+        }
+        if self.idle_ms > IDLE_MS_MAX {
+            let message = format!("{} is too large: at most {IDLE_MS_MAX}", self.idle_ms);
+            return Err(ConfigError::value("limits.idle_ms", message));
+        }
+        Ok(())
+    }
+
     pub(crate) fn door(&self) -> Limits {
         let mut limits = Limits::default();
         limits.input_bytes_max = self.input_bytes_max;
@@ -136,11 +193,14 @@ impl LimitsConfig {
     }
 
     pub(crate) fn quic(&self) -> QuicLimits {
+        let idle = Duration::from_millis(self.idle_ms);
         QuicLimits {
             streams_per_connection_max: self.streams_per_connection_max,
             stream_window_bytes: self.stream_window_bytes,
             connection_window_bytes: self.connection_window_bytes,
-            idle: Duration::from_millis(self.idle_ms),
+            idle,
+            // Well before the silence would count.
+            keep_alive: QuicLimits::default().keep_alive.min(idle / 3),
             ..QuicLimits::default()
         }
     }
@@ -167,6 +227,32 @@ pub struct RoleConfig {
     /// Resources that are never covered, in the same form.
     #[serde(default)]
     pub deny: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+}
+
+/// Where a node's configuration comes from, at its start and when it is read
+/// again.
+#[derive(Clone, Debug)]
+pub(crate) enum ConfigSource {
+    /// From the program that embeds the node.
+    Given(Box<Config>),
+    /// From a file. One that was there, or was named, must not go missing:
+    /// everything in it would be taken back silently.
+    File { path: PathBuf, required: bool },
+}
+
+impl ConfigSource {
+    pub(crate) fn read(&self) -> Result<Config, ConfigError> {
+        match self {
+            ConfigSource::Given(config) => {
+                config.check()?;
+                Ok((**config).clone())
+            }
+            ConfigSource::File { path, required } if *required || path.exists() => {
+                Config::load(path)
+            }
+            ConfigSource::File { .. } => Ok(Config::default()),
+        }
+    }
 }
 
 /// Why a configuration cannot be used.
@@ -274,10 +360,19 @@ impl Config {
         Ok(config)
     }
 
+    pub(crate) fn check_name(&self) -> Result<(), ConfigError> {
+        let Some(name) = &self.name else {
+            return Ok(());
+        };
+        let checked = alknet_core::PeerId::parse(name);
+        checked
+            .map(drop)
+            .map_err(|error| ConfigError::value("name", error))
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
-        if let Some(name) = &self.name {
-            alknet_core::PeerId::parse(name).map_err(|error| ConfigError::value("name", error))?;
-        }
+        self.check_name()?;
+        self.limits.check()?;
         if self.limits.stream_window_bytes > 2 * 1024 * 1024 {
             return Err(ConfigError::value(
                 "limits.stream_window_bytes",

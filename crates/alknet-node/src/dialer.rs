@@ -7,7 +7,7 @@ use alknet_call::{
     quic::QuicConnection,
 };
 use alknet_core::{
-    Caller, Credential, PeerId,
+    Caller, Credential, IdentityProvider, PeerId,
     storage::{IdentityIndex, PeerAddresses, PeerRecord, Timestamp},
     transport::Connection,
 };
@@ -31,13 +31,38 @@ impl Dialer for StoreDialer {
         let record = self
             .identities
             .peer(peer.as_str())
+            .filter(|record| !record.node_keys.is_empty())
             .ok_or_else(|| DialError::NoKey(peer.clone()))?;
-        let key = record
-            .node_key()
-            .copied()
-            .ok_or_else(|| DialError::NoKey(peer.clone()))?;
+        let mut failed = DialError::NotAllowed(peer.clone());
+        // While its key is rotated, nobody but the peer knows which one it
+        // uses; the current one is asked for first.
+        for held in &record.node_keys {
+            let credential = Credential::NodeKey(held.key);
+            if self.identities.resolve(&credential).is_none() {
+                continue;
+            }
+            match self.dial_key(peer, &held.key, &record.addresses).await {
+                Ok(dialled) => return Ok(dialled),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.identities.now()
+    }
+}
+
+impl StoreDialer {
+    async fn dial_key(
+        &self,
+        peer: &PeerId,
+        key: &[u8; 32],
+        addresses: &PeerAddresses,
+    ) -> Result<(QuicConnection, Caller), DialError> {
         let address =
-            endpoint_addr(&key, &record.addresses).ok_or_else(|| DialError::NoKey(peer.clone()))?;
+            endpoint_addr(key, addresses).ok_or_else(|| DialError::NoKey(peer.clone()))?;
         let unreached = |reason: String| DialError::Unreached {
             peer: peer.clone(),
             reason,
@@ -48,18 +73,14 @@ impl Dialer for StoreDialer {
             .map_err(|error| unreached(error.to_string()))?;
         let connection = QuicConnection::new(connection);
         // The record may have changed while the network was asked.
-        let caller = Caller::resolve(&*self.identities, Credential::NodeKey(key))
-            .ok_or_else(|| DialError::NoKey(peer.clone()))?;
+        let caller = Caller::resolve(&*self.identities, Credential::NodeKey(*key))
+            .ok_or_else(|| DialError::NotAllowed(peer.clone()))?;
         let (admission, held, known) = (self.admission.clone(), connection.clone(), caller.clone());
         self.admission.tasks.spawn(async move {
             let _held = admission.hold(held.clone(), &known);
             held.closed().await;
         });
         Ok((connection, caller))
-    }
-
-    fn now(&self) -> Timestamp {
-        self.identities.now()
     }
 }
 
@@ -90,7 +111,7 @@ pub(crate) fn vetted(addresses: &[SocketAddr], came_over_loopback: bool) -> Vec<
     for address in addresses {
         let ip = address.ip().to_canonical();
         let link_local = match ip {
-            std::net::IpAddr::V4(ip) => ip.is_link_local(),
+            std::net::IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
             std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
         let fine = address.port() != 0
@@ -121,6 +142,7 @@ mod tests {
             "[::ffff:127.0.0.1]:1",
             "10.0.0.1:0",
             "224.0.0.1:5",
+            "255.255.255.255:5",
             "10.0.0.1:5",
             "10.0.0.1:5",
         ]

@@ -4,11 +4,12 @@
 use crate::{
     admission::QuicHandler,
     dialer::{endpoint_addr, vetted},
-    ticket::{Ticket, invite_id, secret_hash},
+    ticket::{ADDRESSES_MAX, RELAYS_MAX, Ticket, invite_id, secret_hash},
 };
 use alknet_call::{connection_code, quic::QuicConnection};
 use alknet_core::{
-    AuditOutcome, AuditRow, CallError, Caller, ErrorCode, GrantTarget, Grants, PeerId, Surface,
+    AuditOutcome, AuditRow, CallError, Caller, ErrorCode, Grants, PeerId, Surface,
+    clean_foreign_text,
     storage::{
         IdentityChange, IdentityIndex, InviteRecord, NodeKey, PeerAddresses, PeerRecord,
         StoreError, Timestamp, hex32,
@@ -16,7 +17,7 @@ use alknet_core::{
     transport::Connection,
 };
 use async_trait::async_trait;
-use iroh::Endpoint;
+use iroh::{Endpoint, endpoint::ConnectionError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
@@ -42,6 +43,12 @@ const FAILURES_BEFORE_DELAY: u32 = 5;
 const DELAY_MAX: Duration = Duration::from_secs(8);
 /// Addresses whose failures are remembered.
 const ADDRESSES_KEPT: usize = 1024;
+/// Bytes of the list of grants in a message; what does not fit is counted.
+const GIVES_BYTES_MAX: usize = 1536;
+/// Bytes of a relay's URL in a message.
+const RELAY_BYTES_MAX: usize = 256;
+/// Characters of a foreign text that are shown.
+const TEXT_CHARS_MAX: usize = 512;
 /// How long a failure counts.
 const FAILURE_KEPT: Duration = Duration::from_secs(600);
 
@@ -122,6 +129,13 @@ impl Failures {
         if held.len() >= ADDRESSES_KEPT {
             held.retain(|_, (_, at)| at.elapsed() < FAILURE_KEPT);
         }
+        while held.len() >= ADDRESSES_KEPT && !held.contains_key(&address) {
+            let oldest = held.iter().min_by_key(|(_, (_, at))| *at);
+            let Some(oldest) = oldest.map(|(address, _)| *address) else {
+                break;
+            };
+            held.remove(&oldest);
+        }
         let now = Instant::now();
         let entry = held.entry(address).or_insert((0, now));
         *entry = (entry.0 + 1, now);
@@ -163,15 +177,19 @@ impl QuicHandler for JoinHandler {
 impl JoinHandler {
     async fn exchange(&self, connection: &QuicConnection) -> std::io::Result<()> {
         let address = connection.info().remote.map(|remote| remote.ip());
-        let mut stream = timeout(EXCHANGE_MAX, connection.accept_bi())
-            .await?
-            .map_err(std::io::Error::other)?;
-        let request: Request = timeout(EXCHANGE_MAX, read_message(&mut stream.recv)).await??;
+        let asked = async {
+            let accepted = connection.accept_bi().await;
+            let mut stream = accepted.map_err(std::io::Error::other)?;
+            let request: Request = read_message(&mut stream.recv).await?;
+            Ok::<_, std::io::Error>((stream, request))
+        };
+        let (mut stream, request) = timeout(EXCHANGE_MAX, asked).await??;
         tokio::time::sleep(self.failures.delay(address)).await;
         let answer = match self.redeem(connection, request).await {
             Ok(joined) => Answer::Joined(joined),
             Err(error) => {
                 self.failures.failed(address);
+                self.refused(connection, &error.code).await;
                 tracing::warn!(address = %connection.info().remote.map(|a| a.to_string()).unwrap_or_default(), code = %error.code, "a join was refused");
                 Answer::Refused(error)
             }
@@ -199,17 +217,17 @@ impl JoinHandler {
             }
         }
         let Some(invite) = found else {
-            self.refused(&key, "TICKET_WRONG").await;
             return Err(CallError::domain(
                 "TICKET_WRONG",
                 "this ticket is not of this node, or its invite is long gone",
             ));
         };
-        let again = invite.used_key == Some(key);
-        let peer = if again { invite.used_by.clone() } else { None };
-        let peer = match peer {
-            Some(peer) => peer,
+        let peer = match &invite.used_by {
             None => self.newcomer_name(invite, &request.name)?,
+            // It never heard the answer, and asks again. A peer that was
+            // removed since needs a new ticket.
+            Some(peer) if invite.used_key == Some(key) && self.holds(peer, &key) => peer.clone(),
+            Some(_) => return Err(redeem_error(StoreError::InviteUsed)),
         };
         let mut record = PeerRecord::new(peer.clone(), now);
         record.grants = invite.grants.clone();
@@ -226,24 +244,26 @@ impl JoinHandler {
             peer: record,
             now,
         };
-        if let Err(error) = self.identities.apply(change, row).await {
-            let error = redeem_error(error);
-            self.refused(&key, &error.code).await;
-            return Err(error);
-        }
+        let applied = self.identities.apply(change, row).await;
+        applied.map_err(redeem_error)?;
         let held = self.identities.peer(peer.as_str());
         (self.joined)(&peer);
-        tracing::info!(%peer, gives = %request.gives.join(" "), "a peer joined");
+        tracing::info!(%peer, gives = %clean_foreign_text(&request.gives.join(" "), TEXT_CHARS_MAX), "a peer joined");
         Ok(Joined {
             name: self.node_name.clone(),
             gives: held
-                .iter()
-                .flat_map(|held| held.grants.iter().map(ToString::to_string))
-                .collect(),
+                .as_ref()
+                .map(|held| told(&held.grants))
+                .unwrap_or_default(),
             expires_at: held.and_then(|held| held.expires_at),
             you_are: peer,
-            addresses: (self.own_addresses)(),
+            addresses: told_addresses((self.own_addresses)()),
         })
+    }
+
+    fn holds(&self, peer: &PeerId, key: &[u8; 32]) -> bool {
+        let held = self.identities.peer(peer.as_str());
+        held.is_some_and(|held| held.node_keys.iter().any(|held| held.key == *key))
     }
 
     /// The name the invite gives, or the newcomer's own if that is free.
@@ -257,7 +277,10 @@ impl JoinHandler {
                 "this name cannot be made a peer's name; give another with --name",
             )
         })?;
-        crate::ops::free_name(&self.identities, &own)
+        crate::ops::free_name(&self.identities, &own).map_err(|mut taken| {
+            taken.message += "; ask for an invite with another --name";
+            taken
+        })
     }
 
     fn newcomer_addresses(
@@ -277,20 +300,44 @@ impl JoinHandler {
         });
         PeerAddresses {
             direct: vetted(&said.direct, loopback),
-            relays: relays.take(crate::ticket::RELAYS_MAX).cloned().collect(),
+            relays: relays.take(RELAYS_MAX).cloned().collect(),
         }
     }
 
-    async fn refused(&self, key: &[u8; 32], code: &str) {
+    async fn refused(&self, connection: &QuicConnection, code: &str) {
+        let key = hex32::encode(connection.inner().remote_id().as_bytes());
         let mut row = AuditRow::event(
             self.identities.now(),
-            &format!("key:{}", &hex32::encode(key)[..16]),
+            &format!("key:{}", &key[..16]),
             "invites/redeem",
         );
         row.surface = Surface::JOIN;
         row.outcome = AuditOutcome::code(code.to_owned().into());
         self.audit.record(row).await;
     }
+}
+
+/// Grants as told to the other side.
+fn told(grants: &Grants) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    let mut bytes = 0;
+    for (at, grant) in grants.iter().map(ToString::to_string).enumerate() {
+        bytes += grant.len() + 3;
+        if bytes > GIVES_BYTES_MAX {
+            texts.push(format!("and {} more", grants.iter().count() - at));
+            break;
+        }
+        texts.push(grant);
+    }
+    texts
+}
+
+/// Addresses as told to the other side.
+fn told_addresses(mut places: PeerAddresses) -> PeerAddresses {
+    places.direct.truncate(ADDRESSES_MAX);
+    places.relays.retain(|url| url.len() <= RELAY_BYTES_MAX);
+    places.relays.truncate(RELAYS_MAX);
+    places
 }
 
 fn request_hash(secret: &str) -> Result<[u8; 32], CallError> {
@@ -372,20 +419,22 @@ pub(crate) async fn redeem(
     let address = endpoint_addr(&ticket.node_id, &places)
         .ok_or_else(|| CallError::domain("TICKET_INVALID", "the ticket names no valid node"))?;
     let exchange = async {
-        let connection = endpoint
-            .connect(address, ALPN)
-            .await
-            .map_err(|error| unreached(error.to_string()))?;
+        let connection =
+            endpoint
+                .connect(address, ALPN)
+                .await
+                .map_err(|error| match is_shut(&error) {
+                    true => no_invite(),
+                    false => unreached(error.to_string()),
+                })?;
         let connection = QuicConnection::new(connection);
-        let mut stream = connection
-            .open_bi()
-            .await
-            .map_err(|error| unreached(error.to_string()))?;
+        let opened = connection.open_bi().await.map_err(std::io::Error::other);
+        let mut stream = opened.map_err(|error| closed(&connection, error, &unreached))?;
         let message = Request {
             secret: data_encoding::HEXLOWER.encode(&ticket.secret),
             name: request.own_name.to_owned(),
-            addresses: request.own_addresses,
-            gives: request.gives.iter().map(GrantTarget::to_string).collect(),
+            addresses: told_addresses(request.own_addresses),
+            gives: told(request.gives),
         };
         let text = serde_json::to_vec(&message).map_err(|error| unreached(error.to_string()))?;
         stream
@@ -400,8 +449,16 @@ pub(crate) async fn redeem(
         };
         connection.close(connection_code::DONE, "done");
         match answer {
-            Answer::Joined(joined) => Ok(joined),
-            Answer::Refused(error) => Err(error),
+            Answer::Joined(mut joined) => {
+                for text in &mut joined.gives {
+                    *text = clean_foreign_text(text, TEXT_CHARS_MAX);
+                }
+                Ok(joined)
+            }
+            Answer::Refused(mut error) => {
+                error.message = clean_foreign_text(&error.message, TEXT_CHARS_MAX);
+                Err(error)
+            }
         }
     };
     match timeout(EXCHANGE_MAX + DELAY_MAX, exchange).await {
@@ -417,14 +474,26 @@ fn closed(
     unreached: &dyn Fn(String) -> CallError,
 ) -> CallError {
     match connection.inner().close_reason() {
-        Some(iroh::endpoint::ConnectionError::ApplicationClosed(close))
-            if close.error_code.into_inner() == u64::from(connection_code::NOT_ADMITTED) =>
-        {
-            CallError::domain(
-                "TICKET_WRONG",
-                "the inviting node has no open invite: this ticket is not of it, or its clock is ahead",
-            )
-        }
+        Some(reason) if is_shut(&reason) => no_invite(),
         _ => unreached(error.to_string()),
     }
+}
+
+/// Whether the other side closed because it lets no stranger in.
+fn is_shut(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(ConnectionError::ApplicationClosed(close)) = error.downcast_ref() {
+            return close.error_code.into_inner() == u64::from(connection_code::NOT_ADMITTED);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn no_invite() -> CallError {
+    CallError::domain(
+        "TICKET_WRONG",
+        "the inviting node has no open invite: this ticket is not of it, or its clock is ahead",
+    )
 }

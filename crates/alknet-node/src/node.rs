@@ -3,7 +3,7 @@
 
 use crate::{
     admission::Admission,
-    config::{Config, ConfigError, RelaySetting},
+    config::{Config, ConfigError, ConfigSource, RelaySetting},
     data_dir::{DataDir, Runtime},
     dialer::is_dialable,
     endpoint,
@@ -22,7 +22,6 @@ use iroh::Endpoint;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -111,8 +110,13 @@ impl ReloadError {
 /// What the parts of a node share.
 pub(crate) struct Shared {
     pub(crate) data: DataDir,
-    pub(crate) config_path: PathBuf,
+    pub(crate) source: ConfigSource,
     pub(crate) config: Mutex<Config>,
+    /// Held while the configuration is read again.
+    pub(crate) reloading: tokio::sync::Mutex<()>,
+    /// Held from reading a peer's record to storing its successor, so that
+    /// none of two changes at the same time is lost.
+    pub(crate) editing: tokio::sync::Mutex<()>,
     pub(crate) overrides: Box<dyn Fn(&mut Config) + Send + Sync>,
     pub(crate) identities: Arc<IdentityIndex>,
     pub(crate) audit_log: Arc<dyn AuditLog>,
@@ -196,6 +200,10 @@ impl Shared {
 
     /// Keeps a link to a peer that can be dialled.
     pub(crate) fn keep_link(&self, peer: &PeerId) {
+        if peer.as_str() == OWNER {
+            // A command line comes by itself.
+            return;
+        }
         let uses_discovery = self.relays.contains(&RelaySetting::N0);
         if self
             .identities
@@ -217,6 +225,23 @@ impl Shared {
 
     pub(crate) fn request_stop(&self, drain: Option<Duration>) {
         self.stop.send_replace(Some(drain));
+    }
+
+    /// Removes all operations: they hold this, which holds them.
+    fn let_go(&self) {
+        let registry = self.door().registry();
+        let view = registry.view();
+        for peer in view.peers() {
+            // Removing an overlay cannot fail.
+            let _ = registry.apply(Change::RemovePeer(peer.clone()));
+        }
+        let remove = view.local().map(|entry| entry.spec().name.clone());
+        let change = Change::ReplaceLocal {
+            remove: remove.collect(),
+            add: Vec::new(),
+        };
+        // Nothing is added that could be wrong.
+        let _ = registry.apply(change);
     }
 
     pub(crate) fn runtime(&self) -> Runtime {
@@ -301,11 +326,8 @@ impl Shared {
     /// Reads the configuration again; all of it is checked before any of it
     /// is applied.
     pub(crate) async fn reload(&self) -> Result<ReloadReport, ReloadError> {
-        let mut next = if self.config_path.exists() {
-            Config::load(&self.config_path)?
-        } else {
-            Config::default()
-        };
+        let _one_at_a_time = self.reloading.lock().await;
+        let mut next = self.source.read()?;
         (self.overrides)(&mut next);
         let old = self
             .config
@@ -566,10 +588,12 @@ impl Node {
     pub async fn shutdown(mut self, drain: Duration) {
         let shared = self.shared.clone();
         shared.data.remove_runtime();
+        shared.admission().close_door();
         shared.door().begin_drain();
         if !shared.door().drained(drain).await {
             tracing::warn!("calls were cancelled: they did not finish in time");
         }
+        shared.door().cancel_detached();
         shared.links().shutdown().await;
         shared.admission().stop.cancel();
         for task in self.tasks.drain(..) {
@@ -596,6 +620,8 @@ impl Node {
             tracing::error!(%cause, "the store could not be marked as stopped cleanly");
         }
         self.store.close().await;
+        // It may have been written while calls finished.
+        shared.data.remove_runtime();
         drop(self.lock.take());
         tracing::info!("stopped");
     }
@@ -615,6 +641,17 @@ impl Drop for Node {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
+        }
+        let shared = &self.shared;
+        shared.door().begin_drain();
+        shared.door().cancel_detached();
+        shared.links().cut();
+        shared.admission().cut();
+        shared.let_go();
+        let endpoint = shared.endpoint().clone();
+        // Outside of a runtime nothing runs any more, and nobody is told.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { endpoint.close().await });
         }
     }
 }

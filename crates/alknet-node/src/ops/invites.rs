@@ -157,6 +157,11 @@ async fn create(
         free_name(&shared.identities, name)?;
     }
     let grants = parse_grants(shared, &input.grants, "/grants")?;
+    super::access_until(
+        shared.identities.now(),
+        "/access_for_ms",
+        input.access_for_ms,
+    )?;
     let lasts = input
         .expires_ms
         .map_or(EXPIRES_DEFAULT, Duration::from_millis);

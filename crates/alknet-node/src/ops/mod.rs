@@ -9,11 +9,11 @@ mod roles;
 use crate::node::Shared;
 use alknet_core::{
     AuditRow, CallError, Context, ErrorCode, GrantTarget, Grants, PeerId, Registration, nearest,
-    storage::{IdentityIndex, StoreError},
+    storage::{IdentityIndex, StoreError, Timestamp},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// An object without fields.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -71,6 +71,25 @@ pub(crate) fn free_name(identities: &IdentityIndex, name: &PeerId) -> Result<Pee
         format!("the name `{name}` is taken{suggestion}"),
     )
     .with_details(json!({ "name": name, "suggestion": free })))
+}
+
+/// Longest access that is counted in milliseconds: a hundred years. What shall
+/// not end states none.
+const ACCESS_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// When an access of so many milliseconds ends.
+fn access_until(
+    now: Timestamp,
+    pointer: &str,
+    ms: Option<u64>,
+) -> Result<Option<Timestamp>, CallError> {
+    let Some(lasts) = ms.map(Duration::from_millis) else {
+        return Ok(None);
+    };
+    if lasts > ACCESS_MAX {
+        return Err(CallError::invalid_field(pointer, "at most 100 years"));
+    }
+    Ok(Some(now.plus(lasts)))
 }
 
 /// Names with a meaning of their own.

@@ -7,7 +7,7 @@ use crate::{
     config::RelaySetting,
     join::{self, JoinRequest},
     node::Shared,
-    ticket::{Ticket, TicketError},
+    ticket::{ADDRESSES_MAX, RELAYS_MAX, Ticket, TicketError},
 };
 use alknet_core::{
     CallError, Context, ErrorCode, ErrorSpec, Grants, GroupName, Operation, PeerId, Registration,
@@ -427,8 +427,28 @@ fn parse_key(text: &str) -> Result<[u8; 32], CallError> {
     Ok(key)
 }
 
+/// A key that can be a peer's.
+fn foreign_key(shared: &Shared, text: &str) -> Result<[u8; 32], CallError> {
+    let key = parse_key(text)?;
+    if shared.is_own_key(&key) {
+        return Err(CallError::invalid_field(
+            "/node_id",
+            "this is the node's own key",
+        ));
+    }
+    Ok(key)
+}
+
 fn parse_addresses(addresses: &[String], relays: &[String]) -> Result<PeerAddresses, CallError> {
     let mut parsed = PeerAddresses::default();
+    for (field, found, most) in [
+        ("/addresses", addresses.len(), ADDRESSES_MAX),
+        ("/relays", relays.len(), RELAYS_MAX),
+    ] {
+        if found > most {
+            return Err(CallError::invalid_field(field, format!("at most {most}")));
+        }
+    }
     for (at, text) in addresses.iter().enumerate() {
         let address: SocketAddr = text.parse().map_err(|_| {
             CallError::invalid_field(
@@ -461,17 +481,9 @@ async fn add(shared: &Arc<Shared>, cx: &Context, input: AddInput) -> Result<Peer
     let mut record = PeerRecord::new(id.clone(), now);
     record.grants = parse_grants(shared, &input.grants, "/grants")?;
     record.addresses = parse_addresses(&input.addresses, &input.relays)?;
-    record.expires_at = input
-        .access_for_ms
-        .map(|ms| now.plus(Duration::from_millis(ms)));
+    record.expires_at = super::access_until(now, "/access_for_ms", input.access_for_ms)?;
     if let Some(key) = &input.node_id {
-        let key = parse_key(key)?;
-        if shared.is_own_key(&key) {
-            return Err(CallError::invalid_field(
-                "/node_id",
-                "this is the node's own key",
-            ));
-        }
+        let key = foreign_key(shared, key)?;
         record.node_keys = vec![NodeKey { key, until: None }];
     }
     apply(shared, cx, IdentityChange::AddPeer(record), id.as_str()).await?;
@@ -494,6 +506,7 @@ async fn apply(
 }
 
 async fn update(shared: &Arc<Shared>, cx: &Context, input: UpdateInput) -> Result<Peer, CallError> {
+    let _one_at_a_time = shared.editing.lock().await;
     let mut record = find(shared, &input.peer)?;
     let id = record.id.clone();
     if id.as_str() == crate::node::OWNER
@@ -519,7 +532,8 @@ async fn update(shared: &Arc<Shared>, cx: &Context, input: UpdateInput) -> Resul
     match input.access_for_ms {
         Some(0) => record.expires_at = None,
         Some(ms) => {
-            record.expires_at = Some(shared.identities.now().plus(Duration::from_millis(ms)))
+            let now = shared.identities.now();
+            record.expires_at = super::access_until(now, "/access_for_ms", Some(ms))?;
         }
         None => {}
     }
@@ -541,23 +555,22 @@ async fn update(shared: &Arc<Shared>, cx: &Context, input: UpdateInput) -> Resul
 }
 
 async fn rotate(shared: &Arc<Shared>, cx: &Context, input: RotateInput) -> Result<Peer, CallError> {
+    let _one_at_a_time = shared.editing.lock().await;
     let mut record = find(shared, &input.peer)?;
     let id = record.id.clone();
     if id.as_str() == crate::node::OWNER {
         return Err(owner_stays());
     }
-    let key = parse_key(&input.node_id)?;
+    let key = foreign_key(shared, &input.node_id)?;
     if record.node_key() == Some(&key) {
         return Err(CallError::new(
             ErrorCode::Conflict,
             format!("this is the key of `{id}` already"),
         ));
     }
-    let until = shared.identities.now().plus(
-        input
-            .overlap_ms
-            .map_or(OVERLAP_DEFAULT, Duration::from_millis),
-    );
+    let now = shared.identities.now();
+    let until = super::access_until(now, "/overlap_ms", input.overlap_ms)?
+        .unwrap_or_else(|| now.plus(OVERLAP_DEFAULT));
     // One more besides the new one: an older overlap ends here.
     record.node_keys.retain(|held| held.until.is_none());
     for held in &mut record.node_keys {
@@ -570,6 +583,7 @@ async fn rotate(shared: &Arc<Shared>, cx: &Context, input: RotateInput) -> Resul
 }
 
 async fn remove(shared: &Arc<Shared>, cx: &Context, name: &str) -> Result<Removed, CallError> {
+    let _one_at_a_time = shared.editing.lock().await;
     let id = find(shared, name)?.id;
     if id.as_str() == crate::node::OWNER {
         return Err(owner_stays());
@@ -603,6 +617,7 @@ async fn change_grants(
     input: GrantInput,
     give: bool,
 ) -> Result<Granted, CallError> {
+    let _one_at_a_time = shared.editing.lock().await;
     let before = find(shared, &input.peer)?;
     let id = before.id.clone();
     if id.as_str() == crate::node::OWNER {
