@@ -1,6 +1,6 @@
 //! `up`, `status`, `down`, and signals.
 
-use crate::program::{PATIENCE, Place, Up};
+use crate::program::{Lines, PATIENCE, Place, Up, alknet, wait};
 use rustix::process::Signal;
 use std::time::Instant;
 
@@ -100,6 +100,28 @@ fn a_signal_lets_the_node_end_in_order() {
         assert_eq!(status.code(), Some(0), "{signal:?}");
         assert!(!place.data().join("runtime.json").exists());
     }
+}
+
+#[test]
+fn a_second_signal_cuts_the_drain_short() {
+    let up = Up::start();
+    let mut call = alknet(up.place.path())
+        .args(["call", "demo/count", "to=1000000", "every_ms=10"])
+        .spawn()
+        .unwrap();
+    let lines = Lines::of(call.stdout.take().unwrap());
+    assert_eq!(lines.next(), "1");
+    up.signal(Signal::TERM);
+    // Taken back at the start of the drain, which would last 10 s.
+    let started = Instant::now();
+    while up.place.data().join("runtime.json").exists() {
+        assert!(started.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    up.signal(Signal::TERM);
+    let (status, ..) = up.ended();
+    assert_eq!(status.code(), Some(143));
+    assert_eq!(wait(&mut call).code(), Some(1));
 }
 
 #[test]
