@@ -84,7 +84,7 @@ fn trace(sync: &str) -> Option<String> {
 
 /// A test that cannot run says so where skips are counted.
 fn skip(reason: &str) -> Option<String> {
-    let line = format!("alknet-store {NAME}: {reason}\n");
+    let line = format!("SKIP: alknet-store {NAME}: {reason}\n");
     match env::var_os("ALKNET_SKIP_LOG") {
         Some(log) => File::options()
             .create(true)
