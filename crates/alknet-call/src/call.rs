@@ -13,7 +13,7 @@ use crate::{
 };
 use alknet_core::{
     CallError, CallId, ChannelCall, ChannelDone, ChannelEnd, ErrorCode, OperationName, Output,
-    Subscription, channel_pair, transport::ConnectionClosed,
+    PIPE_WINDOW_BYTES, Subscription, channel_pair, transport::ConnectionClosed,
 };
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -321,33 +321,36 @@ async fn run_subscription(
 ) {
     let over = clock.over();
     tokio::pin!(over);
-    let last = loop {
+    let outcome = loop {
         select! {
             frame = asker.attend() => match frame {
                 Ok(None) => {}
                 Ok(Some(Frame::Item(item))) => match asker.arrived(&item) {
                     // A reader that is gone aborts this task.
                     Ok(room) => drop(to.send(Queued::Item(item, room))),
-                    Err(error) => break Queued::Failed(broke(&line, &mut asker, &error)),
+                    Err(error) => break Err(broke(&line, &mut asker, &error)),
                 },
-                Ok(Some(Frame::Done(_))) => break Queued::Done,
-                Ok(Some(Frame::Error(error))) => break Queued::Failed(error),
+                Ok(Some(Frame::Done(_))) => break Ok(Queued::Done),
+                Ok(Some(Frame::Error(error))) => break Ok(Queued::Failed(error)),
                 Ok(Some(other)) => {
                     let error = WireError::unexpected(&other);
-                    break Queued::Failed(broke(&line, &mut asker, &error));
+                    break Err(broke(&line, &mut asker, &error));
                 }
-                Err(error) => break Queued::Failed(broke(&line, &mut asker, &error)),
+                Err(error) => break Err(broke(&line, &mut asker, &error)),
             },
             () = taken.changed.notified() => asker.taken(taken.cost.swap(0, Ordering::Relaxed)),
-            error = &mut over => {
-                // The callee has not said so: it is told.
-                asker.wire().fail(stream_code::CANCELLED);
-                break Queued::Failed(error);
-            }
+            error = &mut over => break Err(error),
         }
     };
-    asker.deliver_rest().await;
-    asker.wire().settle().await;
+    let last = match outcome {
+        Ok(last) => {
+            asker.deliver_rest().await;
+            asker.wire().settle().await;
+            last
+        }
+        // The callee has not said so: it is told when the stream is dropped.
+        Err(error) => Queued::Failed(error),
+    };
     // A reader that is gone needs no outcome.
     let _ = to.send(last);
 }
@@ -362,7 +365,7 @@ async fn run_channel(
     let windows = ChannelWindows {
         send_bytes: usize::try_from(limits.channel_window_bytes).unwrap_or(usize::MAX),
         send_chunk_bytes: usize::try_from(limits.chunk_bytes_max).unwrap_or(usize::MAX),
-        recv_bytes: line.limits.channel_window_bytes,
+        recv_bytes: PIPE_WINDOW_BYTES,
     };
     let mut io = ChannelIo::new(channel, windows);
     let over = clock.over();

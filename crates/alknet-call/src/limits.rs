@@ -1,7 +1,6 @@
 //! Limits of the wire, each with a name, and the codes with which streams and
 //! connections end.
 
-use alknet_core::PIPE_WINDOW_BYTES;
 use std::time::Duration;
 
 /// Nodes that a route may name.
@@ -35,21 +34,19 @@ pub const LARGE_PAYLOAD_BYTES: usize = 64 * 1024;
 /// Bytes a second that an input must arrive with, beyond its first ten seconds.
 pub const INPUT_RATE_MIN: usize = 16 * 1024;
 
-/// What this side accepts from the other.
+/// What this side accepts from the other. Of a channel it takes
+/// [`PIPE_WINDOW_BYTES`](alknet_core::PIPE_WINDOW_BYTES) ahead of its reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireLimits {
     /// Bytes of a frame's payload before the caller is known, and from
     /// anonymous callers.
     pub unknown_bytes_max: usize,
-    /// Bytes of a frame's payload after the caller is known.
+    /// Bytes of a frame's payload after the caller is known; 64 KiB at least.
     pub frame_bytes_max: usize,
-    /// Bytes of one chunk of a channel.
+    /// Bytes of one chunk of a channel; 1 KiB at least.
     pub chunk_bytes_max: usize,
-    /// Bytes of a subscription's items that may be under way.
+    /// Bytes of a subscription's items that may be under way; 16 KiB at least.
     pub item_window_bytes: usize,
-    /// Bytes of a channel that may be under way in one direction; at most
-    /// [`PIPE_WINDOW_BYTES`].
-    pub channel_window_bytes: usize,
     /// Bytes of large payloads of one connection that are being received at
     /// once, for inputs, replies and items each.
     pub large_bytes_max: usize,
@@ -71,7 +68,6 @@ impl Default for WireLimits {
             frame_bytes_max: 16 * 1024 * 1024,
             chunk_bytes_max: 256 * 1024,
             item_window_bytes: 256 * 1024,
-            channel_window_bytes: PIPE_WINDOW_BYTES,
             large_bytes_max: 64 * 1024 * 1024,
             first_frame: Duration::from_secs(10),
             stall: Duration::from_secs(30),

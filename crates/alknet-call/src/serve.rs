@@ -7,12 +7,13 @@ use crate::{
     codec::Decoder,
     frame::{CallKind, Frame, Invoke, PeerLimits},
     limits::{INPUT_RATE_MIN, WireLimits, stream_code},
-    session::Strikes,
+    session::{Running, Strikes},
     wire::{Party, Step, Wire, WireError},
 };
 use alknet_core::{
     Call, CallError, CallId, Caller, Dispatcher, ErrorCode, Input, Interaction, OperationName,
-    Originator, PeerId, Reply, RouteStep, Subscription, Surface, TraceContext, clean_foreign_text,
+    Originator, PIPE_WINDOW_BYTES, PeerId, Reply, RouteStep, Subscription, Surface, TraceContext,
+    clean_foreign_text,
     transport::{BiStream, Connection},
 };
 use bytes::Bytes;
@@ -37,6 +38,7 @@ pub(crate) struct Serving {
     pub(crate) remote: PeerLimits,
     pub(crate) inputs: Arc<Semaphore>,
     pub(crate) strikes: Arc<Strikes>,
+    pub(crate) running: Arc<Running>,
 }
 
 /// Serves calls until the connection ends; then every call of it has ended.
@@ -81,6 +83,7 @@ fn note_panic(ended: Result<(), JoinError>) {
 }
 
 async fn serve_stream(serving: Arc<Serving>, stream: BiStream) {
+    let _running = serving.running.enter();
     let limits = &serving.limits;
     let frame_bytes_max = match serving.caller.is_authenticated() {
         true => limits.frame_bytes_max,
@@ -106,7 +109,12 @@ async fn serve_stream(serving: Arc<Serving>, stream: BiStream) {
         Ok(other) => Err(WireError::unexpected(&other)),
         Err(error) => Err(error),
     };
-    let Err(error) = ended else { return };
+    let Err(error) = ended else {
+        if serving.running.is_draining() {
+            callee.wire().arrived(limits.stall).await;
+        }
+        return;
+    };
     match error.violation() {
         Some(code) => {
             callee.wire().fail(code);
@@ -187,7 +195,7 @@ async fn serve_call(
                     .unwrap_or(usize::MAX),
                 send_chunk_bytes: usize::try_from(serving.remote.chunk_bytes_max)
                     .unwrap_or(usize::MAX),
-                recv_bytes: serving.limits.channel_window_bytes,
+                recv_bytes: PIPE_WINDOW_BYTES,
             };
             Box::pin(serve_channel(door, windows, callee, call)).await
         }

@@ -8,19 +8,19 @@ use crate::{
     wire::room,
 };
 use alknet_core::{
-    Caller, Credential, Dispatcher,
+    Caller, Credential, Dispatcher, PIPE_WINDOW_BYTES,
     transport::{Connection, ConnectionClosed, ConnectionInfo, RecvHalf},
 };
 use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -112,6 +112,48 @@ impl Strikes {
     }
 }
 
+/// Streams that are being served.
+#[derive(Default)]
+pub(crate) struct Running {
+    count: AtomicUsize,
+    is_draining: AtomicBool,
+    idle: Notify,
+}
+
+/// One of them; gone when it is dropped.
+pub(crate) struct RunningStream<'a>(&'a Running);
+
+impl Running {
+    pub(crate) fn enter(&self) -> RunningStream<'_> {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        RunningStream(self)
+    }
+
+    /// Whether somebody waits for replies to arrive.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
+    }
+
+    async fn drained(&self) {
+        self.is_draining.store(true, Ordering::SeqCst);
+        loop {
+            let idle = self.idle.notified();
+            if self.count.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+impl Drop for RunningStream<'_> {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
 /// What calls need of the connection; it stays open as long as one of them
 /// runs.
 pub(crate) struct Line {
@@ -121,6 +163,7 @@ pub(crate) struct Line {
     pub(crate) strikes: Arc<Strikes>,
     pub(crate) replies: Arc<Semaphore>,
     pub(crate) items: Arc<Semaphore>,
+    running: Arc<Running>,
     _serving: AbortOnDropHandle<()>,
 }
 
@@ -169,7 +212,9 @@ impl Session {
             count: AtomicU32::new(0),
             max: limits.stream_errors_max,
         });
+        let running = Arc::new(Running::default());
         let serving = Serving {
+            running: running.clone(),
             connection: connection.clone(),
             door,
             caller,
@@ -185,6 +230,7 @@ impl Session {
             replies: room(limits.large_bytes_max),
             items: room(limits.large_bytes_max),
             limits,
+            running,
             _serving: AbortOnDropHandle::new(tokio::spawn(serve(Arc::new(serving)))),
         };
         Ok(Arc::new(Session {
@@ -208,6 +254,13 @@ impl Session {
     /// `LOST` here.
     pub fn close(&self, code: u32, reason: &str) {
         self.line.connection.close(code, reason);
+    }
+
+    /// Waits until no call of the other side is being served, and their replies
+    /// have arrived there: what a node does before it closes. New calls are
+    /// served still; the door refuses them once it drains.
+    pub async fn drained(&self) {
+        self.line.running.drained().await;
     }
 
     /// Waits until the connection is closed, by whoever.
@@ -250,7 +303,7 @@ async fn meet(
             frame_bytes_max: clamp(limits.frame_bytes_max),
             chunk_bytes_max: clamp(limits.chunk_bytes_max),
             item_window_bytes: clamp(limits.item_window_bytes),
-            channel_window_bytes: clamp(limits.channel_window_bytes),
+            channel_window_bytes: clamp(PIPE_WINDOW_BYTES),
         },
         features: config.features,
     };
@@ -337,9 +390,7 @@ fn judge(mut remote: Hello) -> Result<Hello, SessionError> {
     limits.frame_bytes_max = limits.frame_bytes_max.min(clamp(own.frame_bytes_max));
     limits.chunk_bytes_max = limits.chunk_bytes_max.min(clamp(own.chunk_bytes_max));
     limits.item_window_bytes = limits.item_window_bytes.min(clamp(own.item_window_bytes));
-    limits.channel_window_bytes = limits
-        .channel_window_bytes
-        .min(clamp(own.channel_window_bytes));
+    limits.channel_window_bytes = limits.channel_window_bytes.min(clamp(PIPE_WINDOW_BYTES));
     Ok(remote)
 }
 

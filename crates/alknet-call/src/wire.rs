@@ -373,6 +373,12 @@ impl Wire {
         }
     }
 
+    /// Waits until the other side has received everything.
+    pub(crate) async fn arrived(&mut self, most: Duration) {
+        // One that takes nothing is not waited for.
+        let _ = timeout(most, self.send.stopped()).await;
+    }
+
     /// Ends the stream with a code.
     pub(crate) fn fail(&mut self, code: u32) {
         self.is_over = true;

@@ -368,9 +368,9 @@ fn codes_of_the_future_are_kept() {
 #[test]
 fn mutated_frames_neither_panic_nor_swell_nor_change() {
     let rounds = if std::env::var_os("ALKNET_TEST_FULL").is_some() {
-        3_000_000
+        20_000_000
     } else {
-        60_000
+        250_000
     };
     let seeds: Vec<Vec<u8>> = goldens()
         .iter()

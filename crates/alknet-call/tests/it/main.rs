@@ -1,4 +1,5 @@
-//! The native call protocol over connections in memory.
+//! The native call protocol over connections in memory, and over QUIC on
+//! loopback.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod calls;
@@ -8,5 +9,6 @@ mod frames;
 mod hello;
 mod interaction;
 mod misuse;
+mod quic;
 mod subscriptions;
 mod support;

@@ -63,6 +63,9 @@ pub(crate) fn operations(sleeping: &Alive, made: &Arc<AtomicUsize>) -> Vec<Regis
         Operation::query("demo/echo", "Answers with its input.")
             .input_bytes_max(16 * 1024 * 1024)
             .handler(|_cx, input: Value| async move { Ok(input) }),
+        Operation::query("demo/size", "Answers with the length of a text.")
+            .input_bytes_max(16 * 1024 * 1024)
+            .handler(|_cx, text: String| async move { Ok(text.len()) }),
         Operation::query("demo/text", "Answers with a text of so many bytes.")
             .handler(|_cx, bytes: usize| async move { Ok("x".repeat(bytes)) }),
         Operation::query("demo/sleep", "Sleeps until it is cancelled.").handler(
