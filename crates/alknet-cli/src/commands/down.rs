@@ -5,7 +5,7 @@ use crate::{
     cli::parse_duration,
     duration,
     failure::{Exit, Failure},
-    node_access,
+    node_access::{self, CallOptions, ErrorCode},
 };
 use clap::Args;
 use serde_json::json;
@@ -31,7 +31,16 @@ pub(crate) async fn run(app: &App, args: &DownArgs) -> Result<(), Failure> {
         Some(drain) => json!({ "drain_ms": duration::millis(drain) }),
         None => json!({}),
     };
-    app.ask("node/shutdown", input).await?;
+    let home = app.home().await?;
+    match home
+        .call("node/shutdown", input, CallOptions::default())
+        .await
+    {
+        // A node without calls to wait for may be gone before its reply got
+        // here; whether it stopped shows below.
+        Err(error) if !error.is(ErrorCode::Lost) => return Err(app.explain(home, &error)),
+        _ => {}
+    }
     let patience = args.drain.unwrap_or(DRAIN_MAX) + CLOSING_MAX;
     let stopped = async {
         while node_access::is_running(app.dir()) {

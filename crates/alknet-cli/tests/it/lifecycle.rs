@@ -1,7 +1,7 @@
 //! `up`, `status`, `down`, and signals.
 
 use crate::program::{Lines, PATIENCE, Place, Up, alknet, wait};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use std::time::Instant;
 
 #[test]
@@ -154,6 +154,19 @@ fn a_hangup_reads_the_configuration_again() {
     );
 }
 
+/// A node that nobody waits for: ended when the test fails before `down`.
+struct Detached(Pid);
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        // A test that went well has ended it, and its id may belong to
+        // somebody else by now.
+        if std::thread::panicking() {
+            let _ = kill_process(self.0, Signal::KILL);
+        }
+    }
+}
+
 #[test]
 fn a_detached_node_outlives_the_command() {
     let place = Place::new();
@@ -165,6 +178,7 @@ fn a_detached_node_outlives_the_command() {
         "{said:?}"
     );
     let status = place.run(&["status", "--json"]).exits(0).json();
+    let _running = Detached(Pid::from_raw(status["pid"].as_i64().unwrap() as i32).unwrap());
     assert!(said.stdout.contains(status["node_id"].as_str().unwrap()));
     let again = place.run(&words).exits(1);
     assert!(again.stderr.contains("is in use by process"), "{again:?}");

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod e2e;
 mod help;
 mod lifecycle;
 mod peers;

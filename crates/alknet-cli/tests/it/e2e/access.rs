@@ -47,7 +47,10 @@ command = ["cat"]
 fn names(caller: &Node, on: &str) -> Vec<String> {
     let list = caller.cli(&["ops", "--on", on, "--json"]).exits(0).json();
     let operations = list["operations"].as_array().unwrap();
-    operations.iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
+    operations
+        .iter()
+        .map(|entry| entry["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
@@ -77,7 +80,9 @@ fn without_a_grant_each_kind_is_refused_naming_what_is_missing() {
                 )
             );
         }
-        let said = caller.cli(&["exec", on, "--", "touch", trace.to_str().unwrap()]).exits(255);
+        let said = caller
+            .cli(&["exec", on, "--", "touch", trace.to_str().unwrap()])
+            .exits(255);
         assert_eq!(
             said.stderr,
             format!(
@@ -88,9 +93,17 @@ fn without_a_grant_each_kind_is_refused_naming_what_is_missing() {
         assert!(!trace.exists(), "something ran");
         // Nothing is listed, described or found that may not be called.
         let listed = names(caller, on);
-        assert!(listed.iter().all(|name| name.starts_with("services/")), "{listed:?}");
-        caller.cli(&["ops", "describe", "test/query", "--on", on]).exits(1);
-        let found = caller.cli(&["ops", "search", "answers", "--on", on, "--json"]).exits(0).json();
+        assert!(
+            listed.iter().all(|name| name.starts_with("services/")),
+            "{listed:?}"
+        );
+        caller
+            .cli(&["ops", "describe", "test/query", "--on", on])
+            .exits(1);
+        let found = caller
+            .cli(&["ops", "search", "answers", "--on", on, "--json"])
+            .exits(0)
+            .json();
         assert_eq!(found["results"].as_array().unwrap().len(), 0, "{found}");
     }
 }
@@ -100,25 +113,55 @@ fn the_command_of_the_hint_gives_what_was_missing_and_nothing_else() {
     let files = tempfile::tempdir().unwrap();
     let trace = files.path().join("trace");
     let pair = Pair::start(&config(&trace));
-    let said = pair.laptop.cli(&["call", "deploy/restart", "--on", "home"]).exits(4);
-    let command = said.stderr.trim_end().rsplit(": alknet ").next().unwrap().to_owned();
-    pair.home.cli(&command.split(' ').collect::<Vec<_>>()).exits(0);
-    pair.laptop.cli(&["call", "deploy/restart", "--on", "home"]).exits(0);
+    let said = pair
+        .laptop
+        .cli(&["call", "deploy/restart", "--on", "home"])
+        .exits(4);
+    let command = said
+        .stderr
+        .trim_end()
+        .rsplit(": alknet ")
+        .next()
+        .unwrap()
+        .to_owned();
+    pair.home
+        .cli(&command.split(' ').collect::<Vec<_>>())
+        .exits(0);
+    pair.laptop
+        .cli(&["call", "deploy/restart", "--on", "home"])
+        .exits(0);
     assert!(trace.exists());
-    pair.laptop.cli(&["call", "test/query", "--on", "home"]).exits(4);
+    pair.laptop
+        .cli(&["call", "test/query", "--on", "home"])
+        .exits(4);
     // It was given one way, and to that operation: the scope does not leak.
-    pair.home.cli(&["call", "deploy/restart", "--on", "laptop"]).exits(4);
-    eventually("it is listed", || names(&pair.laptop, "home").contains(&"deploy/restart".into()).then_some(()));
-    pair.home.cli(&["revoke", "laptop", "deploy/restart"]).exits(0);
-    pair.laptop.cli(&["call", "deploy/restart", "--on", "home"]).exits(4);
+    pair.home
+        .cli(&["call", "deploy/restart", "--on", "laptop"])
+        .exits(4);
+    eventually("it is listed", || {
+        names(&pair.laptop, "home")
+            .contains(&"deploy/restart".into())
+            .then_some(())
+    });
+    pair.home
+        .cli(&["revoke", "laptop", "deploy/restart"])
+        .exits(0);
+    pair.laptop
+        .cli(&["call", "deploy/restart", "--on", "home"])
+        .exits(4);
     eventually("it is listed no more", || {
         (!names(&pair.laptop, "home").contains(&"deploy/restart".into())).then_some(())
     });
     // One program, and no other.
-    pair.home.cli(&["grant", "laptop", "shell/exec", "command:uname=exec"]).exits(0);
+    pair.home
+        .cli(&["grant", "laptop", "shell/exec", "command:uname=exec"])
+        .exits(0);
     pair.laptop.cli(&["exec", "home", "--", "uname"]).exits(0);
     let said = pair.laptop.cli(&["exec", "home", "--", "ls"]).exits(255);
-    assert!(said.stderr.contains("missing resource `command:ls=exec`\n"), "{said:?}");
+    assert!(
+        said.stderr.contains("missing resource `command:ls=exec`\n"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -143,8 +186,13 @@ fn grants_and_their_ends_reach_live_connections_within_a_second() {
     home.cli(&["revoke", "laptop", "test/count"]).exits(0);
     let ended = counting.code().exits(4);
     assert!(taken.elapsed() < FOLLOWS_WITHIN, "{:?}", taken.elapsed());
-    assert!(ended.stderr.contains("missing scope `test:count`"), "{ended:?}");
-    eventually("the command there is gone", || home.children().is_empty().then_some(()));
+    assert!(
+        ended.stderr.contains("missing scope `test:count`"),
+        "{ended:?}"
+    );
+    eventually("the command there is gone", || {
+        home.children().is_empty().then_some(())
+    });
 }
 
 #[test]
@@ -152,23 +200,41 @@ fn removing_a_peer_ends_all_that_it_does() {
     let files = tempfile::tempdir().unwrap();
     let pair = Pair::start(&config(&files.path().join("trace")));
     let (home, laptop) = (&pair.home, &pair.laptop);
-    home.cli(&["grant", "laptop", "test/count", "test/pipe", "operator"]).exits(0);
+    home.cli(&["grant", "laptop", "test/count", "test/pipe", "operator"])
+        .exits(0);
     let mut counting = laptop.spawn(&["call", "test/count", "--on", "home", "--json"]);
     counting.lines.next();
     let mut piping = laptop.spawn(&["call", "test/pipe", "--on", "home", "--json"]);
     std::io::Write::write_all(piping.child.stdin.as_mut().unwrap(), b"hello\n").unwrap();
     assert_eq!(piping.lines.next(), "hello");
-    let mut sleeping = laptop.spawn(&["exec", "home", "--json", "--", "sh", "-c", "echo ready; exec sleep 300"]);
+    let mut sleeping = laptop.spawn(&[
+        "exec",
+        "home",
+        "--json",
+        "--",
+        "sh",
+        "-c",
+        "echo ready; exec sleep 300",
+    ]);
     assert_eq!(sleeping.lines.next(), "ready");
     let removed = Instant::now();
     home.cli(&["peers", "remove", "laptop", "--yes"]).exits(0);
     assert_eq!(counting.code().exits(1).error_code(), "LOST");
     assert_eq!(piping.code().exits(1).error_code(), "LOST");
     assert_eq!(sleeping.code().exits(255).error_code(), "LOST");
-    assert!(removed.elapsed() < FOLLOWS_WITHIN, "{:?}", removed.elapsed());
-    eventually("what ran for it is gone", || home.children().is_empty().then_some(()));
+    assert!(
+        removed.elapsed() < FOLLOWS_WITHIN,
+        "{:?}",
+        removed.elapsed()
+    );
+    eventually("what ran for it is gone", || {
+        home.children().is_empty().then_some(())
+    });
     let said = laptop.cli(&["call", "test/query", "--on", "home"]).exits(3);
-    assert!(said.stderr.ends_with("\nhint: alknet peers list\n"), "{said:?}");
+    assert!(
+        said.stderr.ends_with("\nhint: alknet peers list\n"),
+        "{said:?}"
+    );
     let list = home.cli(&["peers", "list", "--json"]).exits(0).stdout;
     assert!(!list.contains(laptop.id()), "{list}");
     // What it does goes on in the log, under its name.
@@ -185,24 +251,35 @@ async fn an_unknown_key_is_closed_before_a_stream_is_read() {
     for alpn in [raw::CALL, raw::JOIN] {
         // Says nothing: it is told at once all the same.
         let silent = raw::connect(&endpoint, &home, alpn).await;
-        assert_eq!(raw::closed_with(&silent, Duration::from_secs(5)).await, raw::NOT_ADMITTED);
+        assert_eq!(
+            raw::closed_with(&silent, Duration::from_secs(5)).await,
+            raw::NOT_ADMITTED
+        );
         // Says what a peer would say: nobody answers.
         let connection = raw::connect(&endpoint, &home, alpn).await;
         if let Ok(mut send) = connection.open_uni().await {
             let _ = send.write_all(&raw::hello()).await;
         }
-        assert_eq!(raw::closed_with(&connection, Duration::from_secs(5)).await, raw::NOT_ADMITTED);
+        assert_eq!(
+            raw::closed_with(&connection, Duration::from_secs(5)).await,
+            raw::NOT_ADMITTED
+        );
         assert!(connection.accept_uni().await.is_err(), "a `Hello` came");
     }
     let refused = refused().as_u64().unwrap() - before.as_u64().unwrap();
     assert_eq!(refused, 4);
     // A protocol that is not served is refused in the handshake.
-    let other = endpoint.connect(raw::address_of(&home), b"alknet/nonsense/1").await;
+    let other = endpoint
+        .connect(raw::address_of(&home), b"alknet/nonsense/1")
+        .await;
     assert!(other.is_err());
     // An open invite opens the one protocol, and no other.
     home.cli(&["invite"]).exits(0);
     let calling = raw::connect(&endpoint, &home, raw::CALL).await;
-    assert_eq!(raw::closed_with(&calling, Duration::from_secs(5)).await, raw::NOT_ADMITTED);
+    assert_eq!(
+        raw::closed_with(&calling, Duration::from_secs(5)).await,
+        raw::NOT_ADMITTED
+    );
     let joining = raw::connect(&endpoint, &home, raw::JOIN).await;
     let (mut send, mut recv) = raw::open(&joining, br#"{"secret":"00","name":"mallory"}"#).await;
     send.finish().unwrap();
@@ -211,6 +288,12 @@ async fn an_unknown_key_is_closed_before_a_stream_is_read() {
     assert!(answer.contains("TICKET_WRONG"), "{answer}");
     // The key became no peer by that.
     let id = endpoint.id().to_string();
-    assert!(!home.cli(&["peers", "list", "--json"]).exits(0).stdout.contains(&id));
+    assert!(
+        !home
+            .cli(&["peers", "list", "--json"])
+            .exits(0)
+            .stdout
+            .contains(&id)
+    );
     endpoint.close().await;
 }

@@ -1,7 +1,7 @@
 //! Who called what, and how it ended, on the node that was called.
 
 use super::harness::{Node, Pair, eventually, exec_config};
-use crate::program::{Said};
+use crate::program::Said;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -46,15 +46,33 @@ fn text<'a>(row: &'a Value, field: &str) -> &'a str {
 /// Operation and outcome of what a peer called.
 fn outcomes(node: &Node, caller: &str) -> Vec<(String, String)> {
     let rows = node.audit(&["--caller", caller]);
-    rows.iter().map(|row| (text(row, "operation").to_owned(), text(row, "outcome").to_owned())).collect()
+    rows.iter()
+        .map(|row| {
+            (
+                text(row, "operation").to_owned(),
+                text(row, "outcome").to_owned(),
+            )
+        })
+        .collect()
 }
 
 #[test]
 fn every_call_and_every_refusal_is_listed_with_caller_and_outcome() {
     let pair = Pair::start(&config());
     let (home, laptop) = (&pair.home, &pair.laptop);
-    home.cli(&["grant", "laptop", "test/text", "test/fail", "test/sleep", "test/count", "shell/exec", "command:cat=exec"]).exits(0);
-    let call = |words: &[&str]| -> Said { laptop.cli(&[&["call"], words, &["--on", "home"]].concat()) };
+    home.cli(&[
+        "grant",
+        "laptop",
+        "test/text",
+        "test/fail",
+        "test/sleep",
+        "test/count",
+        "shell/exec",
+        "command:cat=exec",
+    ])
+    .exits(0);
+    let call =
+        |words: &[&str]| -> Said { laptop.cli(&[&["call"], words, &["--on", "home"]].concat()) };
     let secret = format!("text={CANARY}");
     call(&["test/text", &secret]).exits(0);
     call(&["test/text", "text:=5"]).exits(1);
@@ -62,7 +80,9 @@ fn every_call_and_every_refusal_is_listed_with_caller_and_outcome() {
     call(&["test/sleep", "--timeout", "200ms"]).exits(1);
     call(&["node/info"]).exits(4);
     call(&["no/such"]).exits(1);
-    let said = laptop.feed(&["exec", "home", "--", "cat"], b"12345").exits(0);
+    let said = laptop
+        .feed(&["exec", "home", "--", "cat"], b"12345")
+        .exits(0);
     assert_eq!(said.stdout, "12345");
     laptop.cli(&["exec", "home", "--", "ls"]).exits(255);
     let counting = laptop.spawn(&["call", "test/count", "--on", "home"]);
@@ -101,19 +121,38 @@ fn every_call_and_every_refusal_is_listed_with_caller_and_outcome() {
     assert_eq!(found, want);
     for row in home.audit(&["--caller", "laptop"]) {
         if row["operation"] != "invites/redeem" {
-            assert_eq!((text(&row, "originator"), text(&row, "surface")), ("laptop/owner", "call"), "{row}");
+            assert_eq!(
+                (text(&row, "originator"), text(&row, "surface")),
+                ("laptop/owner", "call"),
+                "{row}"
+            );
         }
     }
-    let ran = home.audit(&["--caller", "laptop", "--operation", "shell/exec", "--outcome", "ok"]);
+    let ran = home.audit(&[
+        "--caller",
+        "laptop",
+        "--operation",
+        "shell/exec",
+        "--outcome",
+        "ok",
+    ]);
     assert_eq!(text(&ran[0], "resource"), "command:cat=exec");
-    assert!(ran[0]["bytes_in"].as_u64() >= Some(5) && ran[0]["bytes_out"].as_u64() >= Some(5), "{ran:?}");
+    assert!(
+        ran[0]["bytes_in"].as_u64() >= Some(5) && ran[0]["bytes_out"].as_u64() >= Some(5),
+        "{ran:?}"
+    );
     let refused = home.audit(&["--outcome", "FORBIDDEN", "--operation", "node/info"]);
-    assert!(text(&refused[0], "detail").contains("node:read"), "{refused:?}");
+    assert!(
+        text(&refused[0], "detail").contains("node:read"),
+        "{refused:?}"
+    );
     // The way here, and what was given, by whom.
     let rows = home.audit(&[]);
     let has = |operation: &str, caller: &str, detail: &str| {
         rows.iter().any(|row| {
-            text(row, "operation") == operation && text(row, "caller") == caller && text(row, "detail").contains(detail)
+            text(row, "operation") == operation
+                && text(row, "caller") == caller
+                && text(row, "detail").contains(detail)
         })
     };
     assert!(has("invites/redeem", "laptop", ""));
@@ -121,29 +160,61 @@ fn every_call_and_every_refusal_is_listed_with_caller_and_outcome() {
     assert!(has("peers/revoke", "owner", "-test/count"));
     // The node in between wrote down what its owner sent through it.
     let sent = laptop.audit(&["--operation", "test/fail"]);
-    assert_eq!((text(&sent[0], "caller"), text(&sent[0], "route"), text(&sent[0], "outcome")), ("owner", "home", "COMMAND_FAILED"));
+    assert_eq!(
+        (
+            text(&sent[0], "caller"),
+            text(&sent[0], "route"),
+            text(&sent[0], "outcome")
+        ),
+        ("owner", "home", "COMMAND_FAILED")
+    );
     // Inputs are written nowhere.
     for node in [home, laptop] {
-        assert!(!node.cli(&["audit", "-n", "1000", "--json"]).exits(0).stdout.contains(CANARY));
-        assert!(!node.cli(&["logs", "--json"]).exits(0).stdout.contains(CANARY));
+        assert!(
+            !node
+                .cli(&["audit", "-n", "1000", "--json"])
+                .exits(0)
+                .stdout
+                .contains(CANARY)
+        );
+        assert!(
+            !node
+                .cli(&["logs", "--json"])
+                .exits(0)
+                .stdout
+                .contains(CANARY)
+        );
     }
     let table = home.cli(&["audit", "--caller", "laptop"]).exits(0).stdout;
-    assert!(table.lines().any(|line| line.contains("laptop for laptop/owner") && line.contains("TIMEOUT")), "{table}");
+    assert!(
+        table
+            .lines()
+            .any(|line| line.contains("laptop for laptop/owner") && line.contains("TIMEOUT")),
+        "{table}"
+    );
 }
 
 #[test]
 fn a_crash_loses_at_most_the_last_fifth_of_a_second_and_leaves_a_mark() {
     let mut pair = Pair::start(&config());
-    pair.home.cli(&["grant", "laptop", "test/text", "test/fail"]).exits(0);
+    pair.home
+        .cli(&["grant", "laptop", "test/text", "test/fail"])
+        .exits(0);
     let unclean = |home: &Node| {
         let rows = home.cli(&["audit", "--json", "-n", "1000"]).exits(0).stdout;
-        rows.lines().filter(|row| row.contains("unclean-start")).count()
+        rows.lines()
+            .filter(|row| row.contains("unclean-start"))
+            .count()
     };
     assert_eq!(unclean(&pair.home), 0);
     for round in 1..=3 {
         for _ in 0..5 {
-            pair.laptop.cli(&["call", "test/text", "text=x", "--on", "home"]).exits(0);
-            pair.laptop.cli(&["call", "test/fail", "--on", "home"]).exits(1);
+            pair.laptop
+                .cli(&["call", "test/text", "text=x", "--on", "home"])
+                .exits(0);
+            pair.laptop
+                .cli(&["call", "test/fail", "--on", "home"])
+                .exits(1);
         }
         // The promise is about rows of this age.
         std::thread::sleep(LOST_AT_MOST);
@@ -151,15 +222,29 @@ fn a_crash_loses_at_most_the_last_fifth_of_a_second_and_leaves_a_mark() {
         pair.home.restart();
         assert_eq!(unclean(&pair.home), round);
         for (operation, outcome) in [("test/text", "ok"), ("test/fail", "COMMAND_FAILED")] {
-            let rows = pair.home.audit(&["--caller", "laptop", "--operation", operation, "--outcome", outcome]);
+            let rows = pair.home.audit(&[
+                "--caller",
+                "laptop",
+                "--operation",
+                operation,
+                "--outcome",
+                outcome,
+            ]);
             assert_eq!(rows.len(), 5 * round, "{operation}");
         }
         pair.laptop.connected("home");
     }
     // An end in order leaves none, and loses nothing at all.
-    pair.laptop.cli(&["call", "test/text", "text=x", "--on", "home"]).exits(0);
+    pair.laptop
+        .cli(&["call", "test/text", "text=x", "--on", "home"])
+        .exits(0);
     pair.home.stop();
     pair.home.restart();
     assert_eq!(unclean(&pair.home), 3);
-    assert_eq!(pair.home.audit(&["--caller", "laptop", "--operation", "test/text"]).len(), 16);
+    assert_eq!(
+        pair.home
+            .audit(&["--caller", "laptop", "--operation", "test/text"])
+            .len(),
+        16
+    );
 }

@@ -20,7 +20,9 @@ struct Noise {
 
 impl Read for Noise {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let len = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let len = buffer
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
         for chunk in buffer[..len].chunks_mut(8) {
             self.state ^= self.state >> 12;
             self.state ^= self.state << 25;
@@ -38,10 +40,17 @@ impl Read for Noise {
 #[track_caller]
 pub(crate) fn there_and_back(caller: &Node, on: &str, bytes: u64) {
     let mut command = caller.command(&["exec", on, "--", "cat"]);
-    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let sending = thread::spawn(move || {
-        let mut noise = Noise { state: 0x9e37_79b9_7f4a_7c15, left: bytes };
+        let mut noise = Noise {
+            state: 0x9e37_79b9_7f4a_7c15,
+            left: bytes,
+        };
         let mut hash = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 18];
         loop {
@@ -85,7 +94,11 @@ fn check(bytes: u64) {
     }
     for ((node, _), before) in pair.ways().into_iter().zip(before) {
         let grown = node.memory_peak_kib() - before;
-        assert!(grown < GROWTH_KIB_MAX, "`{}` grew by {grown} KiB from {before} KiB", node.name);
+        assert!(
+            grown < GROWTH_KIB_MAX,
+            "`{}` grew by {grown} KiB from {before} KiB",
+            node.name
+        );
     }
 }
 

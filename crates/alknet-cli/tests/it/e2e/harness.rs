@@ -30,7 +30,10 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         if let Some(found) = look() {
             return found;
         }
-        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -51,13 +54,23 @@ impl Node {
     /// A node on loopback without relays.
     #[track_caller]
     pub(crate) fn start(name: &str, config: &str) -> Self {
-        Self::start_with(name, config, &["--relay", "none", "--bind", "127.0.0.1:0"], None)
+        Self::start_with(
+            name,
+            config,
+            &["--relay", "none", "--bind", "127.0.0.1:0"],
+            None,
+        )
     }
 
     /// A node with these words of `alknet up`, in a network namespace if one is
     /// named.
     #[track_caller]
-    pub(crate) fn start_with(name: &str, config: &str, words: &[&str], netns: Option<&str>) -> Self {
+    pub(crate) fn start_with(
+        name: &str,
+        config: &str,
+        words: &[&str],
+        netns: Option<&str>,
+    ) -> Self {
         Self::start_in(Place::new(), name, config, words, netns)
     }
 
@@ -87,7 +100,9 @@ impl Node {
     #[track_caller]
     pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none(), "`{}` runs", self.name);
-        let words = ["up", "--json"].into_iter().chain(self.words.iter().map(String::as_str));
+        let words = ["up", "--json"]
+            .into_iter()
+            .chain(self.words.iter().map(String::as_str));
         let mut command = self.command(&words.collect::<Vec<_>>());
         let told = fs::File::options()
             .create(true)
@@ -113,7 +128,8 @@ impl Node {
     /// Replaces the configuration, and makes the node read it.
     #[track_caller]
     pub(crate) fn reconfigure(&self, config: &str) {
-        self.place.configure(&format!("name = \"{}\"\n{config}", self.name));
+        self.place
+            .configure(&format!("name = \"{}\"\n{config}", self.name));
         self.cli(&["call", "node/reload"]).exits(0);
     }
 
@@ -142,7 +158,9 @@ impl Node {
             None => plain,
             Some(netns) => {
                 let mut inside = super::netns::ip();
-                inside.args(["netns", "exec", netns]).arg(plain.get_program());
+                inside
+                    .args(["netns", "exec", netns])
+                    .arg(plain.get_program());
                 inside.env_clear().stdin(Stdio::null());
                 inside.stdout(Stdio::piped()).stderr(Stdio::piped());
                 for (name, value) in plain.get_envs() {
@@ -171,7 +189,9 @@ impl Node {
     pub(crate) fn spawn(&self, words: &[&str]) -> Running {
         let told = self.path(&format!("{}.stderr", unique()));
         let mut command = self.command(words);
-        command.stdin(Stdio::piped()).stderr(fs::File::create(&told).unwrap());
+        command
+            .stdin(Stdio::piped())
+            .stderr(fs::File::create(&told).unwrap());
         let mut child = command.spawn().unwrap();
         let lines = Lines::of(child.stdout.take().unwrap());
         Running { child, lines, told }
@@ -206,20 +226,32 @@ impl Node {
     /// The most memory that it ever had, in KiB.
     pub(crate) fn memory_peak_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Command lines of the processes that it started, with their ids.
     pub(crate) fn children(&self) -> Vec<(u32, String)> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
-        let lists = tasks
-            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+        let lists =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
         let ids: Vec<u32> = lists
-            .flat_map(|list| list.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>())
+            .flat_map(|list| {
+                list.split_whitespace()
+                    .map(|id| id.parse().unwrap())
+                    .collect::<Vec<_>>()
+            })
             .collect();
         ids.into_iter()
-            .map(|id| (id, fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default()))
+            .map(|id| {
+                (
+                    id,
+                    fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default(),
+                )
+            })
             .map(|(id, line)| (id, line.replace('\0', " ").trim_end().to_owned()))
             .collect()
     }
@@ -244,6 +276,12 @@ impl Node {
     #[track_caller]
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::TERM);
+        self.ended();
+    }
+
+    /// Waits until it has ended, in order.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) {
         let status = wait(&mut self.child.take().unwrap());
         assert!(status.success(), "{status:?}: {}", self.told());
     }
@@ -258,7 +296,11 @@ impl Drop for Node {
         }
         if thread::panicking() {
             let told = fs::read_to_string(self.path("up.stderr")).unwrap_or_default();
-            let told = if told.is_empty() { "nothing" } else { told.trim_end() };
+            let told = if told.is_empty() {
+                "nothing"
+            } else {
+                told.trim_end()
+            };
             // Only a failing test says something.
             #[allow(clippy::print_stderr)]
             {
@@ -289,7 +331,10 @@ impl Running {
     #[track_caller]
     pub(crate) fn code(&mut self) -> Ended {
         let status = wait(&mut self.child);
-        Ended { code: status.code(), stderr: fs::read_to_string(&self.told).unwrap() }
+        Ended {
+            code: status.code(),
+            stderr: fs::read_to_string(&self.told).unwrap(),
+        }
     }
 
     pub(crate) fn interrupt(&self) {
@@ -330,14 +375,16 @@ impl Ended {
 #[track_caller]
 pub(crate) fn error_code(stderr: &str) -> String {
     let line = stderr.lines().last().unwrap_or_default();
-    let error: Value = serde_json::from_str(line).unwrap_or_else(|cause| panic!("{cause}: {stderr}"));
+    let error: Value =
+        serde_json::from_str(line).unwrap_or_else(|cause| panic!("{cause}: {stderr}"));
     error["error"]["code"].as_str().unwrap().to_owned()
 }
 
 /// A text that no other call in this process returns.
 fn unique() -> String {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string()
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+        .to_string()
 }
 
 /// Two nodes that know each other and gave each other nothing.
@@ -350,7 +397,10 @@ impl Pair {
     /// Both with this configuration.
     #[track_caller]
     pub(crate) fn start(config: &str) -> Self {
-        let pair = Self { home: Node::start("home", config), laptop: Node::start("laptop", config) };
+        let pair = Self {
+            home: Node::start("home", config),
+            laptop: Node::start("laptop", config),
+        };
         pair.join();
         pair
     }
@@ -360,7 +410,10 @@ impl Pair {
     pub(crate) fn join(&self) {
         let ticket = self.home.cli(&["invite", "-q"]).exits(0).stdout;
         let said = self.laptop.feed(&["join", "-"], ticket.as_bytes()).exits(0);
-        assert_eq!(said.stdout, "home may here: nothing; you may on home: nothing\n");
+        assert_eq!(
+            said.stdout,
+            "home may here: nothing; you may on home: nothing\n"
+        );
         self.laptop.connected("home");
         self.home.connected("laptop");
     }
@@ -368,8 +421,12 @@ impl Pair {
     /// Gives the same to both.
     #[track_caller]
     pub(crate) fn grant(&self, targets: &[&str]) {
-        self.home.cli(&[&["grant", "laptop"], targets].concat()).exits(0);
-        self.laptop.cli(&[&["grant", "home"], targets].concat()).exits(0);
+        self.home
+            .cli(&[&["grant", "laptop"], targets].concat())
+            .exits(0);
+        self.laptop
+            .cli(&[&["grant", "home"], targets].concat())
+            .exits(0);
     }
 
     /// Each way: who calls, and who is called.

@@ -5,7 +5,9 @@
 use super::harness::Node;
 use iroh::{
     Endpoint, EndpointAddr, RelayMode, TransportAddr,
-    endpoint::{Connection, ConnectionError, QuicTransportConfig, RecvStream, SendStream, VarInt, presets},
+    endpoint::{
+        Connection, ConnectionError, QuicTransportConfig, RecvStream, SendStream, VarInt, presets,
+    },
 };
 use std::{net::SocketAddr, time::Duration};
 
@@ -32,7 +34,10 @@ pub(crate) async fn endpoint() -> Endpoint {
         .stream_receive_window(VarInt::from_u32(64 * 1024))
         .build();
     let builder = Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Disabled);
-    let builder = builder.transport_config(transport).clear_ip_transports().bind_addr(loopback);
+    let builder = builder
+        .transport_config(transport)
+        .clear_ip_transports()
+        .bind_addr(loopback);
     builder.unwrap().bind().await.unwrap()
 }
 
@@ -52,7 +57,11 @@ pub(crate) async fn session(endpoint: &Endpoint, node: &Node) -> Connection {
     let connection = connect(endpoint, node, CALL).await;
     say(&connection, &hello()).await;
     let mut theirs = connection.accept_uni().await.unwrap();
-    assert_eq!(theirs.read_to_end(64 * 1024).await.unwrap()[0], 0x01, "a `Hello`");
+    assert_eq!(
+        theirs.read_to_end(64 * 1024).await.unwrap()[0],
+        0x01,
+        "a `Hello`"
+    );
     connection
 }
 

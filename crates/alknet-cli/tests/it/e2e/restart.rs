@@ -14,7 +14,10 @@ fn words_bring_the_same_node_up_in_another_directory() {
     let other = Place::new();
     // As people write them down.
     let written = format!("  {}\n", words.to_uppercase().replace(' ', "\n "));
-    let back = other.feed(&["init", "--restore", "-", "--json"], written.as_bytes()).exits(0).json();
+    let back = other
+        .feed(&["init", "--restore", "-", "--json"], written.as_bytes())
+        .exits(0)
+        .json();
     assert_eq!(back["node_id"], made["node_id"]);
     let second = Node::start_in(other, "home", "", &loopback, None);
     assert_eq!(second.id(), first.id());
@@ -34,22 +37,43 @@ fn kept(node: &Node) -> (String, Vec<serde_json::Value>, Vec<String>) {
         peer
     });
     let grants = node.cli(&["grants", "laptop"]).exits(0).stdout;
-    (node.id().to_owned(), peers.collect(), grants.lines().map(str::to_owned).collect())
+    (
+        node.id().to_owned(),
+        peers.collect(),
+        grants.lines().map(str::to_owned).collect(),
+    )
 }
 
 fn calls(node: &Node) -> usize {
-    node.audit(&["--caller", "laptop", "--operation", "node/info"]).len()
+    node.audit(&["--caller", "laptop", "--operation", "node/info"])
+        .len()
 }
 
 /// Stops and starts `home`; `laptop` finds it again without being told.
 fn check(mut end: impl FnMut(&mut Node)) {
     let mut pair = Pair::start(exec_config());
     let grants = ["node/info", "fs:read", "bucket:www/**=read", "operator"];
-    pair.home.cli(&[&["grant", "laptop"], &grants[..]].concat()).exits(0);
-    pair.home.cli(&["peers", "update", "laptop", "--group", "staff", "--display-name", "Laptop"]).exits(0);
+    pair.home
+        .cli(&[&["grant", "laptop"], &grants[..]].concat())
+        .exits(0);
+    pair.home
+        .cli(&[
+            "peers",
+            "update",
+            "laptop",
+            "--group",
+            "staff",
+            "--display-name",
+            "Laptop",
+        ])
+        .exits(0);
     for round in 1..=2 {
-        pair.laptop.cli(&["call", "node/info", "--on", "home"]).exits(0);
-        eventually("the call is in the log", || (calls(&pair.home) == round).then_some(()));
+        pair.laptop
+            .cli(&["call", "node/info", "--on", "home"])
+            .exits(0);
+        eventually("the call is in the log", || {
+            (calls(&pair.home) == round).then_some(())
+        });
         let before = kept(&pair.home);
         assert_eq!(before.2, grants);
         let address = pair.home.address().to_owned();
@@ -62,11 +86,17 @@ fn check(mut end: impl FnMut(&mut Node)) {
         pair.home.connected("laptop");
         pair.laptop.connected("home");
     }
-    let info = pair.laptop.cli(&["call", "node/info", "--on", "home", "--json"]).exits(0).json();
+    let info = pair
+        .laptop
+        .cli(&["call", "node/info", "--on", "home", "--json"])
+        .exits(0)
+        .json();
     assert_eq!(info["pid"], pair.home.status["pid"]);
     // And the other way, over the link that `laptop` dialled.
     pair.laptop.cli(&["grant", "home", "node/info"]).exits(0);
-    pair.home.cli(&["call", "node/info", "--on", "laptop"]).exits(0);
+    pair.home
+        .cli(&["call", "node/info", "--on", "laptop"])
+        .exits(0);
 }
 
 #[test]
@@ -89,7 +119,11 @@ fn a_node_with_a_new_address_is_found_when_it_is_told() {
     let taken = std::net::UdpSocket::bind(pair.home.address()).unwrap();
     pair.home.restart();
     assert_ne!(pair.home.address(), taken.local_addr().unwrap().to_string());
-    pair.laptop.cli(&["peers", "update", "home", "--address", pair.home.address()]).exits(0);
+    pair.laptop
+        .cli(&["peers", "update", "home", "--address", pair.home.address()])
+        .exits(0);
     pair.laptop.connected("home");
-    pair.laptop.cli(&["call", "node/info", "--on", "home"]).exits(0);
+    pair.laptop
+        .cli(&["call", "node/info", "--on", "home"])
+        .exits(0);
 }

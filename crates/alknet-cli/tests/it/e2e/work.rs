@@ -9,10 +9,18 @@ fn repository(at: &Path) -> Vec<String> {
     let git = |words: &[&str]| {
         let mut command = Command::new("git");
         command.current_dir(at).args(words);
-        for (name, value) in [("NAME", "Ada"), ("EMAIL", "ada@example.org"), ("DATE", "2026-01-31T12:00:00Z")] {
-            command.env(format!("GIT_AUTHOR_{name}"), value).env(format!("GIT_COMMITTER_{name}"), value);
+        for (name, value) in [
+            ("NAME", "Ada"),
+            ("EMAIL", "ada@example.org"),
+            ("DATE", "2026-01-31T12:00:00Z"),
+        ] {
+            command
+                .env(format!("GIT_AUTHOR_{name}"), value)
+                .env(format!("GIT_COMMITTER_{name}"), value);
         }
-        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+        command
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null");
         let said = command.output().unwrap();
         assert!(said.status.success(), "{said:?}");
         String::from_utf8(said.stdout).unwrap()
@@ -24,12 +32,19 @@ fn repository(at: &Path) -> Vec<String> {
         git(&["add", "file"]);
         git(&["commit", "--quiet", "-m", &format!("change {n}: größer")]);
     }
-    git(&["log", "--format=%H %s"]).lines().map(str::to_owned).collect()
+    git(&["log", "--format=%H %s"])
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Operations on files below a directory.
 fn config(at: &Path) -> String {
-    let (repo, made, log) = (toml(&at.join("repo")), toml(&at.join("made")), toml(&at.join("app.log")));
+    let (repo, made, log) = (
+        toml(&at.join("repo")),
+        toml(&at.join("made")),
+        toml(&at.join("app.log")),
+    );
     format!(
         r#"{}
 [[operation]]
@@ -66,7 +81,10 @@ fn working() -> (Pair, tempfile::TempDir) {
         fs::create_dir_all(at.join("made")).unwrap();
         Node::start(name, &config(&at))
     };
-    let pair = Pair { home: start("home"), laptop: start("laptop") };
+    let pair = Pair {
+        home: start("home"),
+        laptop: start("laptop"),
+    };
     pair.join();
     (pair, files)
 }
@@ -81,8 +99,14 @@ fn a_command_turns_a_real_repository_into_items() {
         assert_eq!(commits.len(), 12);
         let said = caller.cli(&["call", "repo/log", "--on", on]).exits(0);
         assert_eq!(said.stdout.lines().collect::<Vec<_>>(), commits);
-        let some = caller.cli(&["call", "repo/log", "count=3", "--on", on, "--json"]).exits(0);
-        let items: Vec<String> = some.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let some = caller
+            .cli(&["call", "repo/log", "count=3", "--on", on, "--json"])
+            .exits(0);
+        let items: Vec<String> = some
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         assert_eq!(items, commits[..3]);
     }
 }
@@ -95,13 +119,20 @@ fn a_mutation_takes_the_values_of_its_enum_and_no_other() {
         let on = called.name.as_str();
         let made = files.path().join(on).join("made");
         let names = || {
-            let mut names: Vec<_> = fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let mut names: Vec<_> = fs::read_dir(&made)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
             names.sort();
             names
         };
-        caller.cli(&["call", "deploy/restart", "service=web", "--on", on]).exits(0);
+        caller
+            .cli(&["call", "deploy/restart", "service=web", "--on", on])
+            .exits(0);
         assert_eq!(names(), ["web"]);
-        let said = caller.cli(&["call", "deploy/restart", "service=wub", "--on", on]).exits(1);
+        let said = caller
+            .cli(&["call", "deploy/restart", "service=wub", "--on", on])
+            .exits(1);
         assert_eq!(
             said.stderr,
             format!(
@@ -109,11 +140,20 @@ fn a_mutation_takes_the_values_of_its_enum_and_no_other() {
                  hint: alknet ops describe deploy/restart --on {on}\n"
             )
         );
-        let page = caller.cli(&["ops", "describe", "deploy/restart", "--on", on]).exits(0).stdout;
+        let page = caller
+            .cli(&["ops", "describe", "deploy/restart", "--on", on])
+            .exits(0)
+            .stdout;
         assert!(page.contains("web") && page.contains("worker"), "{page}");
         // It went wrong there, and says how: the directory exists.
-        let said = caller.cli(&["call", "deploy/restart", "service=web", "--on", on]).exits(1);
-        assert!(said.stderr.starts_with("error: `deploy/restart` exited with code 1: "), "{said:?}");
+        let said = caller
+            .cli(&["call", "deploy/restart", "service=web", "--on", on])
+            .exits(1);
+        assert!(
+            said.stderr
+                .starts_with("error: `deploy/restart` exited with code 1: "),
+            "{said:?}"
+        );
         assert_eq!(names(), ["web"]);
     }
 }
@@ -126,7 +166,11 @@ fn a_subscription_follows_a_growing_file_through_its_rotation() {
         let on = called.name.as_str();
         let log = files.path().join(on).join("app.log");
         let append = |text: &str| {
-            let mut file = fs::File::options().create(true).append(true).open(&log).unwrap();
+            let mut file = fs::File::options()
+                .create(true)
+                .append(true)
+                .open(&log)
+                .unwrap();
             file.write_all(text.as_bytes()).unwrap();
         };
         append("first\n");
@@ -145,7 +189,9 @@ fn a_subscription_follows_a_growing_file_through_its_rotation() {
         assert!(called.runs(&tail), "{:?}", called.children());
         following.interrupt();
         following.ended().exits(130);
-        eventually("the remote `tail` is gone", || (!called.runs(&tail)).then_some(()));
+        eventually("the remote `tail` is gone", || {
+            (!called.runs(&tail)).then_some(())
+        });
     }
 }
 
@@ -154,12 +200,21 @@ fn a_program_has_three_streams_and_a_status() {
     let (pair, _files) = working();
     pair.grant(&["operator"]);
     for (caller, called) in pair.ways() {
-        let exec = |script: &str, input: &[u8]| caller.feed(&["exec", &called.name, "--", "sh", "-c", script], input);
+        let exec = |script: &str, input: &[u8]| {
+            caller.feed(&["exec", &called.name, "--", "sh", "-c", script], input)
+        };
         let said = exec("tr a-z A-Z; echo err >&2; exit 7", b"through and back").exits(7);
-        assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("THROUGH AND BACK", "err\n"));
+        assert_eq!(
+            (said.stdout.as_str(), said.stderr.as_str()),
+            ("THROUGH AND BACK", "err\n")
+        );
         exec("kill -9 $$", b"").exits(137);
         exec("exec cat >/dev/null", &vec![b'x'; 3_000_000]).exits(0);
-        let said = exec("i=0; while [ $i -lt 2000 ]; do echo $i; echo $i >&2; i=$((i+1)); done", b"").exits(0);
+        let said = exec(
+            "i=0; while [ $i -lt 2000 ]; do echo $i; echo $i >&2; i=$((i+1)); done",
+            b"",
+        )
+        .exits(0);
         let want: String = (0..2000).map(|n| format!("{n}\n")).collect();
         assert!(said.stdout == want && said.stderr == want);
         // A program that does not read is no reason to wait.
@@ -183,6 +238,8 @@ fn ctrl_c_reaches_the_program_there() {
         assert_eq!(running.lines.next(), "ready");
         running.interrupt();
         running.ended().exits(130);
-        eventually("nothing is left", || called.children().is_empty().then_some(()));
+        eventually("nothing is left", || {
+            called.children().is_empty().then_some(())
+        });
     }
 }
