@@ -22,7 +22,9 @@ struct Report {
 }
 
 async fn look_up(city: City) -> Result<Report, CallError> {
-    Ok(Report { celsius: city.name.len() as f64 })
+    Ok(Report {
+        celsius: city.name.len() as f64,
+    })
 }
 
 #[tokio::main]
@@ -31,8 +33,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .example(json!({ "name": "Oslo" }), json!({ "celsius": 4.0 }))
         .handler(|_cx, city: City| look_up(city));
     let dir = std::env::args().nth(1).unwrap_or_else(|| "./data".into());
-    let node = Node::builder().data_dir(dir).operation(weather).spawn().await?;
-    let report: Report = node.client().call("weather/now", &City { name: "Oslo".into() }).await?;
+    let node = Node::builder()
+        .data_dir(dir)
+        .operation(weather)
+        .spawn()
+        .await?;
+    let report: Report = node
+        .client()
+        .call(
+            "weather/now",
+            &City {
+                name: "Oslo".into(),
+            },
+        )
+        .await?;
     println!("{} is at {} degrees", node.name(), report.celsius);
     node.shutdown(Duration::from_secs(1)).await;
     Ok(())

@@ -30,7 +30,9 @@ impl ProtocolHandler for LineProtocol {
         let Some(door) = self.door.get() else { return };
         while let Ok(mut stream) = connection.accept_bi().await {
             let mut line = String::new();
-            let Ok(_) = BufReader::new(stream.recv).read_line(&mut line).await else { continue };
+            let Ok(_) = BufReader::new(stream.recv).read_line(&mut line).await else {
+                continue;
+            };
             let reply = match Call::new(line.trim(), admitted.caller.clone()) {
                 Err(error) => error.to_string(),
                 Ok(call) => match door.call(call).await {
@@ -49,9 +51,17 @@ impl ProtocolHandler for LineProtocol {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let lines = Arc::new(LineProtocol::default());
     let dir = std::env::args().nth(1).unwrap_or_else(|| "./data".into());
-    let node = Node::builder().data_dir(dir).handler(lines.clone()).spawn().await?;
+    let node = Node::builder()
+        .data_dir(dir)
+        .handler(lines.clone())
+        .spawn()
+        .await?;
     lines.door.get_or_init(|| node.door().clone());
-    println!("serving {} as {}", String::from_utf8_lossy(lines.alpn()), node.name());
+    println!(
+        "serving {} as {}",
+        String::from_utf8_lossy(lines.alpn()),
+        node.name()
+    );
     if std::env::args().nth(2).as_deref() != Some("--once") {
         tokio::time::sleep(Duration::from_secs(3600)).await;
     }
