@@ -53,6 +53,7 @@ mod client;
 mod codec;
 mod credit;
 mod frame;
+mod header;
 mod import;
 mod limits;
 pub mod links;
