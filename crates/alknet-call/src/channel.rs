@@ -5,7 +5,9 @@ use crate::{
     limits::{CONTROLS_IN_FLIGHT_MAX, SIDE_BYTES_MAX},
     wire::{Party, Wire, WireError},
 };
-use alknet_core::{ByteReceiver, ByteSender, ChannelEnd, Chunk, Control, Output, PipeClosed};
+use alknet_core::{
+    ByteReceiver, ByteSender, CHUNK_COST_MIN, ChannelEnd, Chunk, Control, Output, PipeClosed,
+};
 use bytes::Bytes;
 use std::{collections::VecDeque, future::pending};
 use tokio::{
@@ -199,7 +201,7 @@ impl ChannelIo {
 
 impl Incoming {
     fn chunk(&mut self, chunk: Chunk, wire: &mut Wire) -> Result<(), WireError> {
-        self.under_way += chunk.bytes.len() as u64;
+        self.under_way += Chunk::cost(chunk.bytes.len()) as u64;
         if self.under_way > self.window {
             return Err(WireError::Overdrawn);
         }
@@ -282,7 +284,7 @@ impl Incoming {
 impl Outgoing {
     /// Queues as much of the chunk at hand as credit and room allow.
     fn send_chunk(&mut self, wire: &mut Wire) {
-        while self.credit > 0
+        while self.credit >= CHUNK_COST_MIN as u64
             && wire.has_room()
             && let Some(chunk) = &mut self.chunk
         {
@@ -293,7 +295,7 @@ impl Outgoing {
             if chunk.bytes.is_empty() {
                 self.chunk = None;
             }
-            self.credit -= most as u64;
+            self.credit -= Chunk::cost(most) as u64;
             wire.push(&Frame::Chunk { aux, bytes });
         }
     }

@@ -366,6 +366,22 @@ mod tests {
         assert_eq!(rx.recv().await, Ok(None));
     }
 
+    /// A queue of single bytes would cost a hundred times its window.
+    #[tokio::test]
+    async fn tiny_chunks_cost_64_bytes() {
+        let (mut tx, mut rx) = byte_pipe(1024);
+        for _ in 0..1024 / CHUNK_COST_MIN {
+            tx.push_credited(Chunk::main(Bytes::from_static(b"x")))
+                .unwrap();
+        }
+        let more = tx.push_credited(Chunk::main(Bytes::from_static(b"x")));
+        assert_eq!(more, Err(PipeClosed));
+        for _ in 0..4 {
+            rx.recv().await.unwrap();
+        }
+        assert_eq!(tx.released().await, Ok(256));
+    }
+
     #[tokio::test]
     async fn a_cut_is_not_an_end() {
         let (mut tx, mut rx) = byte_pipe(8);
