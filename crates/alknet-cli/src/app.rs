@@ -4,10 +4,10 @@
 use crate::{
     failure::Failure,
     hint::{Place, explain},
-    node_access::{CallError, CallOptions, Home},
+    node_access::{CallError, CallOptions, ErrorCode, Home, nearest},
     output::Out,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tokio::sync::OnceCell;
 
@@ -70,5 +70,26 @@ impl App {
                 ..Place::default()
             },
         )
+    }
+
+    /// Adds names that are near to the error of a call that named a peer which
+    /// does not exist.
+    pub(crate) async fn with_near_peers(&self, home: &Home, error: CallError) -> CallError {
+        let details = error.details.as_deref();
+        let field = |name: &str| details.and_then(|details| details.get(name));
+        let named = field("peer").and_then(Value::as_str);
+        let told = field("operation").or(field("suggestions")).is_some();
+        let Some(wanted) = named.filter(|_| error.is(ErrorCode::NotFound) && !told) else {
+            return error;
+        };
+        let listed = home.call("peers/list", json!({}), CallOptions::default());
+        // Who may not list peers gets the error as it is.
+        let listed = listed.await.unwrap_or_default();
+        let peers = listed.get("peers").and_then(Value::as_array);
+        let names = peers.into_iter().flatten();
+        let names = names.filter_map(|peer| peer.get("peer")?.as_str());
+        let near = nearest(wanted, names);
+        let details = json!({ "peer": wanted, "suggestions": near });
+        error.with_details(details)
     }
 }

@@ -17,7 +17,7 @@ use std::{
 pub(crate) use alknet::Violation;
 pub(crate) use alknet::{
     ByteReceiver, ByteSender, CallError, ChannelCall, ErrorCode, GrantTarget, Interaction,
-    InteractionEvent, Kind, PeerId, Route, RouteStep,
+    InteractionEvent, Kind, PeerId, Route, RouteStep, nearest,
     node::{Config, ConfigError, InitReport, LogBuffer, RelaySetting, Runtime, is_initialised},
     parse_route,
 };
@@ -162,6 +162,14 @@ pub(crate) fn init(dir: &Path, words: Option<&str>) -> Result<InitReport, Failur
 pub(crate) struct Findings {
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
+}
+
+/// Checks the parts of a configuration that this machine decides.
+pub(crate) fn check_config(config: &Config, dir: &Path) -> Result<(), Findings> {
+    node::check_config(config, dir).map_err(|error| Findings {
+        message: sentence(&error),
+        hint: error.hint(),
+    })
 }
 
 /// Opens the keys; says which node's they are.

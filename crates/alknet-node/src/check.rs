@@ -1,10 +1,26 @@
 //! Looks at the files of a data directory without changing them.
 
-use crate::{data_dir::DataDir, setup::OpenKeysError};
+use crate::{
+    builder::StartError, config::Config, data_dir::DataDir, operations::configured_operations,
+    setup::OpenKeysError,
+};
 use alknet_core::storage::hex32;
+use alknet_exec::Exec;
 use alknet_store::{OpenStoreError, Store};
 use alknet_vault::Vault;
 use std::path::Path;
+
+/// Checks what is only known with this machine at hand: the account and the
+/// programs of the configured operations. Makes nothing.
+///
+/// # Errors
+///
+/// [`StartError`], as the start would give.
+pub fn check_config(config: &Config, dir: &Path) -> Result<(), StartError> {
+    let exec = Exec::new(config.exec.clone())?;
+    configured_operations(config, &exec, dir)?;
+    Ok(())
+}
 
 /// Opens the vault and answers with the node's public key.
 ///

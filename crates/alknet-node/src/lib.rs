@@ -31,7 +31,7 @@ pub mod ticket;
 
 pub use crate::{
     builder::{NodeBuilder, StartError},
-    check::{check_database, check_keys},
+    check::{check_config, check_database, check_keys},
     config::{Config, ConfigError, RelaySetting},
     data_dir::{DataDir, DataDirError, Runtime},
     endpoint::BindError,

@@ -146,7 +146,10 @@ impl Calling<'_> {
             Kind::Subscription => self.items().await,
             Kind::Channel => self.channel().await,
         };
-        done.map_err(|failed| self.tell(failed))
+        match done {
+            Err(failed) => Err(self.tell(failed).await),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Tries it as a query; a node that knows better says what it is.
@@ -161,10 +164,10 @@ impl Calling<'_> {
                     .and_then(kind)
                 {
                     Some(kind) => self.run(kind, stdin_is_data).await,
-                    None => Err(self.tell(Failed::Call(error))),
+                    None => Err(self.tell(Failed::Call(error)).await),
                 }
             }
-            Err(failed) => Err(self.tell(failed)),
+            Err(failed) => Err(self.tell(failed).await),
             Ok(()) => Ok(()),
         }
     }
@@ -201,18 +204,13 @@ impl Calling<'_> {
         Ok(())
     }
 
-    fn tell(&self, failed: Failed) -> Failure {
-        match failed {
-            Failed::Here(failure) => failure,
-            Failed::Call(error) => explain(
-                &error,
-                &Place {
-                    home: self.home.name().to_owned(),
-                    route: self.options.route.clone(),
-                    operation: self.operation.clone(),
-                },
-            ),
-        }
+    async fn tell(&self, failed: Failed) -> Failure {
+        let place = Place {
+            home: self.home.name().to_owned(),
+            route: self.options.route.clone(),
+            operation: self.operation.clone(),
+        };
+        failed.tell(self.app, self.home, &place).await
     }
 }
 
@@ -221,6 +219,16 @@ impl Calling<'_> {
 pub(crate) enum Failed {
     Call(CallError),
     Here(Failure),
+}
+
+impl Failed {
+    /// What a person is told.
+    pub(crate) async fn tell(self, app: &App, home: &Home, place: &Place) -> Failure {
+        match self {
+            Self::Here(failure) => failure,
+            Self::Call(error) => explain(&app.with_near_peers(home, error).await, place),
+        }
+    }
 }
 
 impl From<CallError> for Failed {

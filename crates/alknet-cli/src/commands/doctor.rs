@@ -114,7 +114,7 @@ fn render(checks: &[Check]) -> String {
 async fn checks(app: &App) -> Result<Vec<Check>, Failure> {
     let dir = app.dir();
     let mut checks = vec![clock(dir), directory(dir)];
-    let config = match settings::load(&node_access::config_path(dir)) {
+    let config = match settings::load_checked(&node_access::config_path(dir), dir) {
         Ok(config) => {
             checks.push(Check::ok("configuration", "can be used"));
             config

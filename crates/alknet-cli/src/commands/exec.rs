@@ -5,7 +5,7 @@ use crate::{
     channel::{self, Forwarded},
     commands::call::{Failed, parse_on},
     failure::{Exit, Failure},
-    hint::{Place, explain},
+    hint::Place,
     node_access::{CallOptions, Route},
 };
 use clap::Args;
@@ -55,22 +55,29 @@ pub(crate) async fn run(app: &App, args: ExecArgs) -> Result<Exit, Failure> {
 
 async fn execute(app: &App, args: ExecArgs) -> Result<Exit, Failure> {
     let mut forwarded = Forwarded::listen()?;
-    let opening = async {
+    let connecting = async {
         let home = app.home().await?;
+        let place = Place {
+            home: home.name().to_owned(),
+            route: args.on.clone(),
+            operation: String::new(),
+        };
         let options = CallOptions {
             route: args.on.clone(),
             ..CallOptions::default()
         };
-        let opened = home.open(OPERATION, input(&args), options).await;
-        opened.map_err(|error| explain_for(&args.on, home.name(), Failed::Call(error)))
+        match home.open(OPERATION, input(&args), options).await {
+            Ok(opened) => Ok((home, place, opened)),
+            Err(error) => Err(Failed::Call(error).tell(app, home, &place).await),
+        }
     };
-    let opened = tokio::select! {
-        opened = opening => opened?,
+    let (home, place, opened) = tokio::select! {
+        connected = connecting => connected?,
         signal = forwarded.next() => return Ok(killed_by(signal)),
     };
     let ended = match channel::connect(opened, Some(forwarded)).await {
         Ok(ended) => ended,
-        Err(failed) => return Err(explain_for(&args.on, app.home().await?.name(), failed)),
+        Err(failed) => return Err(failed.tell(app, home, &place).await),
     };
     if ended.is_cancelled {
         return Ok(Exit::INTERRUPTED);
@@ -81,20 +88,6 @@ async fn execute(app: &App, args: ExecArgs) -> Result<Exit, Failure> {
             ended.result
         )))
     })
-}
-
-fn explain_for(route: &Route, home: &str, failed: Failed) -> Failure {
-    match failed {
-        Failed::Here(failure) => failure,
-        Failed::Call(error) => {
-            let place = Place {
-                home: home.to_owned(),
-                route: route.clone(),
-                operation: String::new(),
-            };
-            explain(&error, &place)
-        }
-    }
 }
 
 fn input(args: &ExecArgs) -> Value {

@@ -108,6 +108,10 @@ async fn list(app: &App, args: &ListArgs) -> Result<(), Failure> {
             _ => break page.get("revision").cloned(),
         }
     };
+    if let Some(peer) = args.on.as_ref().filter(|_| operations.is_empty()) {
+        // A peer that does not exist offers nothing either: that is an error.
+        app.ask("peers/show", json!({ "peer": peer })).await?;
+    }
     if app.out.json {
         return app
             .out

@@ -3,7 +3,7 @@
 
 use crate::{
     failure::Failure,
-    node_access::{Config, ConfigError},
+    node_access::{self, Config, ConfigError, Findings},
 };
 use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -13,6 +13,17 @@ pub(crate) fn load(path: &Path) -> Result<Config, Failure> {
         return Ok(Config::default());
     }
     Config::load(path).map_err(|error| bad(&error))
+}
+
+/// Reads the configuration, and checks that this machine can do what it says.
+pub(crate) fn load_checked(path: &Path, dir: &Path) -> Result<Config, Failure> {
+    let config = load(path)?;
+    match node_access::check_config(&config, dir) {
+        Ok(()) => Ok(config),
+        Err(Findings { message, hint }) => {
+            Err(Failure::new(crate::Exit::FAILED, "CONFIG", message).hint_if(hint))
+        }
+    }
 }
 
 /// What is told about a configuration that cannot be used.

@@ -119,7 +119,7 @@ async fn prepare(app: &App, args: &UpArgs) -> Result<(), Failure> {
         )));
     }
     // Before anything is made: a misspelt file makes nothing.
-    let config = settings::load(&path)?;
+    let config = settings::load_checked(&path, app.dir())?;
     if !node_access::is_initialised(app.dir()) {
         let report = init::make(app, None).await?;
         init::tell_words(app, &report);

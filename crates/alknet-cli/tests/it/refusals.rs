@@ -82,6 +82,17 @@ fn what_a_peer_does_not_offer_is_said_to_be_so() {
         said.stderr,
         "error: peer `home` does not offer `demo/gret`\nhint: did you mean `demo/greet`?\n"
     );
+    for words in [
+        &["call", "demo/greet", "name=x", "--on", "hoem"][..],
+        &["ops", "--on", "hoem"],
+        &["peers", "show", "hoem"],
+    ] {
+        let said = laptop.run(words).exits(1);
+        assert_eq!(
+            said.stderr,
+            "error: no peer `hoem`\nhint: did you mean `home`?\n"
+        );
+    }
     let page = laptop
         .run(&["ops", "describe", "demo/greet", "--on", "home"])
         .exits(0)

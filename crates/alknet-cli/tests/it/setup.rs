@@ -80,6 +80,16 @@ fn a_misspelt_configuration_is_named_and_makes_nothing() {
 }
 
 #[test]
+fn an_operation_that_cannot_be_configured_makes_nothing() {
+    let place = Place::new();
+    let operation = "[[operation]]\nname = \"x/y\"\nsummary = \"?\"\n";
+    place.configure(&format!("{operation}command = [\"echo\", \"{{no}}\"]\n"));
+    let said = place.run(&["up", "--bind", "127.0.0.1:0"]).exits(1);
+    assert!(said.stderr.contains("`x/y`"), "{said:?}");
+    assert!(!place.data().join("vault.json").exists());
+}
+
+#[test]
 fn a_configuration_that_is_named_must_exist() {
     let place = Place::new();
     let said = place.run(&["up", "--config", "/no/such.toml"]).exits(1);
