@@ -22,6 +22,10 @@ use tokio_util::sync::PollSemaphore;
 /// the application has not taken.
 pub const PIPE_WINDOW_BYTES: usize = 1024 * 1024;
 
+/// Credit that a chunk costs at least, however few its bytes: tiny ones cost
+/// memory too.
+pub const CHUNK_COST_MIN: usize = 64;
+
 /// Bytes of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -33,6 +37,12 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// Credit that a chunk of this many bytes costs.
+    #[must_use]
+    pub fn cost(bytes: usize) -> usize {
+        bytes.max(CHUNK_COST_MIN)
+    }
+
     /// Bytes of the main stream.
     #[must_use]
     pub fn main(bytes: Bytes) -> Self {
@@ -58,6 +68,14 @@ struct Shared {
     taken: AtomicU64,
     passed: AtomicU64,
     released: Notify,
+}
+
+impl Shared {
+    /// What a chunk costs here; in a pipe narrower than the least cost, all of
+    /// it.
+    fn cost(&self, bytes: usize) -> usize {
+        Chunk::cost(bytes).min(self.window).max(bytes)
+    }
 }
 
 #[derive(Debug)]
@@ -129,7 +147,7 @@ impl ByteSender {
         let piece_max = (self.shared.window / 2).max(1);
         while !chunk.bytes.is_empty() {
             let piece = chunk.bytes.split_to(chunk.bytes.len().min(piece_max));
-            let credit = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            let credit = u32::try_from(self.shared.cost(piece.len())).unwrap_or(u32::MAX);
             self.shared
                 .credit
                 .acquire_many(credit)
@@ -154,7 +172,8 @@ impl ByteSender {
         if chunk.bytes.is_empty() {
             return Ok(());
         }
-        let credit = u32::try_from(chunk.bytes.len()).map_err(|_| PipeClosed)?;
+        let cost = self.shared.cost(chunk.bytes.len());
+        let credit = u32::try_from(cost).map_err(|_| PipeClosed)?;
         self.shared
             .credit
             .try_acquire_many(credit)
@@ -240,7 +259,7 @@ impl AsyncWrite for ByteSender {
         if len == 0 {
             return Poll::Ready(Ok(0));
         }
-        let want = u32::try_from(len).unwrap_or(u32::MAX);
+        let want = u32::try_from(self.shared.cost(len)).unwrap_or(u32::MAX);
         let Some(permit) = ready!(self.poll.poll_acquire_many(cx, want)) else {
             return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
         };
@@ -289,7 +308,7 @@ impl ByteReceiver {
         }
         match ready!(self.messages.poll_recv(cx)) {
             Some(Message::Chunk(chunk)) => {
-                self.release(chunk.bytes.len());
+                self.release(self.shared.cost(chunk.bytes.len()));
                 Poll::Ready(Ok(Some(chunk)))
             }
             Some(Message::End) => {

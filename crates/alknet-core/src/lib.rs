@@ -63,7 +63,8 @@ pub use crate::{
     access::{Access, AccessControl, JsonPointer, PointerError, ResourceRule},
     audit::{AuditOutcome, AuditRow, AuditSink, AuditWriter, Surface},
     bytepipe::{
-        ByteCounter, ByteReceiver, ByteSender, Chunk, PIPE_WINDOW_BYTES, PipeClosed, byte_pipe,
+        ByteCounter, ByteReceiver, ByteSender, CHUNK_COST_MIN, Chunk, PIPE_WINDOW_BYTES,
+        PipeClosed, byte_pipe,
     },
     call::{
         Call, CallId, Input, NodeId, Originator, Output, Route, RouteStep, TraceContext,
