@@ -65,12 +65,13 @@ pub(crate) fn gate(
     owners: &dyn OwnershipProvider,
 ) -> Decision {
     let spec = entry.spec();
+    // First: whoever may not use a peer is told the same of all it may offer.
+    if let Some(refused) = peer_route(caller, entry) {
+        return refused;
+    }
     // Only this node's own operations act under an authority.
     if spec.visibility == Visibility::Internal && caller.kind() != CallerKind::Authority {
         return Decision::Hidden;
-    }
-    if let Some(refused) = peer_route(caller, entry) {
-        return refused;
     }
     let rule = match &spec.access {
         Access::Public => return Decision::Allow(Vec::new()),

@@ -1,4 +1,5 @@
 //! What the tests share: conformance suites, process harness, loopback relay.
 
+pub mod laws;
 pub mod storage;
 pub mod transport;

@@ -15,7 +15,10 @@ use crate::{
         system_clock,
     },
 };
-use std::sync::{Arc, OnceLock, atomic::AtomicU64};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU64},
+};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -40,6 +43,7 @@ impl DispatcherBuilder {
             forwarder: OnceLock::new(),
             clock: system_clock(),
             run: 0,
+            is_draining: AtomicBool::new(false),
             draining: CancellationToken::new(),
             detached: TaskTracker::new(),
             detached_places: Arc::new(Semaphore::new(limits.detached_max)),

@@ -38,7 +38,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -72,6 +72,8 @@ struct Inner {
     forwarder: OnceLock<Arc<dyn Forwarder>>,
     clock: SharedClock,
     run: u64,
+    /// Asked by every call, which the token would let wait for each other.
+    is_draining: AtomicBool,
     draining: CancellationToken,
     detached: TaskTracker,
     detached_places: Arc<Semaphore>,
@@ -115,12 +117,13 @@ impl Dispatcher {
     /// Refuses new calls from here on; what runs may finish, and call other
     /// operations of this node on its way.
     pub fn begin_drain(&self) {
+        self.0.is_draining.store(true, Ordering::Relaxed);
         self.0.draining.cancel();
         self.0.detached.close();
     }
 
     fn is_draining(&self) -> bool {
-        self.0.draining.is_cancelled()
+        self.0.is_draining.load(Ordering::Relaxed)
     }
 
     /// Resolves once new calls are refused. Subscriptions that follow

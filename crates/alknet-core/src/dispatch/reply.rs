@@ -63,6 +63,8 @@ impl Subscription {
         call_id: CallId,
         items: BoxStream<'static, Result<Output, CallError>>,
     ) -> Self {
+        // Fused: asking again after the end is answered with the end.
+        let items = items.fuse().boxed();
         Self { call_id, items }
     }
 

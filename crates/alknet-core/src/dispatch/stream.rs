@@ -39,10 +39,9 @@ impl Dispatcher {
                 let items = futures::stream::unfold(running, |mut running| async move {
                     running.next().await.map(|item| (item, running))
                 });
-                Ok(Subscription {
-                    call_id,
-                    items: items.boxed(),
-                })
+                // Fused: asking again after the end is answered with the end.
+                let items = items.fuse().boxed();
+                Ok(Subscription { call_id, items })
             }
         }
     }

@@ -1,0 +1,21 @@
+//! The door and all that it rests on, through the public interface.
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod audit;
+mod composition;
+mod deadlines;
+mod discovery;
+mod docs;
+mod gate_model;
+mod idempotency;
+mod identity;
+mod isolation;
+mod limits;
+mod one_gate;
+mod overlays;
+mod permits;
+mod pipeline;
+mod registration;
+mod revocation;
+mod world;

@@ -1,0 +1,193 @@
+//! Permits: asked once, checked at every step, taken back.
+
+use crate::world::{Audited, World, echo, fails, identity, key};
+use ResourceKind::Bucket;
+use alknet_core::{
+    Caller, ErrorCode, Operation, PeerId, Registration, ResourceKind, Surface,
+    storage::OwnershipProvider,
+};
+use std::{sync::Arc, time::Duration};
+
+fn reads() -> Registration {
+    Operation::query("fs/read", "Reads a file.")
+        .requires("fs:read")
+        .resource("bucket", "read", "/file")
+        .or_owner()
+        .raw(echo())
+}
+
+#[tokio::test]
+async fn a_permit_takes_what_a_call_takes() {
+    let world = World::new(vec![reads()]);
+    let bob = world.caller("bob", &["bucket:www/**=read"]);
+    fails(world.door.authorize(&bob, "fs/read"), ErrorCode::Forbidden);
+    fails(world.door.authorize(&bob, "fs/never"), ErrorCode::NotFound);
+    fails(world.door.authorize(&bob, "no name"), ErrorCode::NotFound);
+    fails(
+        world.door.authorize(&Caller::anonymous(), "fs/read"),
+        ErrorCode::Unauthenticated,
+    );
+    let bob = world.caller("bob", &["fs:read", "bucket:www/**=read"]);
+    let permit = world.door.authorize(&bob, "fs/read").unwrap();
+    assert_eq!(permit.caller().unwrap().id(), bob.id());
+}
+
+#[tokio::test]
+async fn every_step_is_checked_and_answered_in_canonical_form() {
+    let world = World::new(vec![reads()]);
+    let bob = world.caller(
+        "bob",
+        &["fs:read", "bucket:www/**=read", "!bucket:www/secret/**=*"],
+    );
+    let permit = world.door.authorize(&bob, "fs/read").unwrap();
+    assert_eq!(permit.check("read", Bucket, "www//a/").unwrap(), "www/a");
+    let told = fails(permit.check("read", Bucket, "logs/a"), ErrorCode::Forbidden);
+    assert_eq!(told.details.unwrap()["grant"], "bucket:logs/a=read");
+    fails(
+        permit.check("read", Bucket, "www/secret/a"),
+        ErrorCode::Forbidden,
+    );
+    fails(permit.check("write", Bucket, "www/a"), ErrorCode::Forbidden);
+    fails(
+        permit.check("read", ResourceKind::Topic, "www/a"),
+        ErrorCode::Forbidden,
+    );
+    fails(
+        permit.check("read", Bucket, "www/../logs"),
+        ErrorCode::InvalidInput,
+    );
+}
+
+#[tokio::test]
+async fn a_grant_of_the_operation_covers_its_own_steps_and_no_denied_one() {
+    let world = World::new(vec![reads()]);
+    let bob = world.caller("bob", &["fs/read", "!bucket:www/secret/**=*"]);
+    let permit = world.door.authorize(&bob, "fs/read").unwrap();
+    permit.check("read", Bucket, "logs/a").unwrap();
+    fails(
+        permit.check("write", Bucket, "logs/a"),
+        ErrorCode::Forbidden,
+    );
+    fails(
+        permit.check("read", Bucket, "www/secret/a"),
+        ErrorCode::Forbidden,
+    );
+}
+
+struct Bob;
+impl OwnershipProvider for Bob {
+    fn owns(&self, owner: &PeerId, _: ResourceKind, resource: &str) -> bool {
+        owner.as_str() == "bob" && resource == "hers/mine"
+    }
+}
+
+#[tokio::test]
+async fn an_owner_steps_through_to_what_it_made() {
+    let world = World::with(vec![reads()], |door| door.owners(Arc::new(Bob)));
+    let permit = world
+        .door
+        .authorize(&world.caller("bob", &["fs:read"]), "fs/read")
+        .unwrap();
+    permit.check("read", Bucket, "hers/mine").unwrap();
+    fails(
+        permit.check("read", Bucket, "hers/other"),
+        ErrorCode::Forbidden,
+    );
+    fails(
+        permit.check("write", Bucket, "hers/mine"),
+        ErrorCode::Forbidden,
+    );
+}
+
+#[tokio::test]
+async fn a_change_of_grants_shows_at_the_next_step() {
+    let world = World::new(vec![reads()]);
+    let bob = world.caller("bob", &["fs:read", "bucket:www/**=read"]);
+    let permit = world.door.authorize(&bob, "fs/read").unwrap();
+    permit.check("read", Bucket, "www/a").unwrap();
+    world.ids.put(
+        key("bob"),
+        identity("bob", &["fs:read", "bucket:logs/**=read"]),
+    );
+    fails(permit.check("read", Bucket, "www/a"), ErrorCode::Forbidden);
+    permit.check("read", Bucket, "logs/a").unwrap();
+    // Without the operation, the resource is of no use.
+    world.ids.put(key("bob"), identity("bob", &["bucket:*=*"]));
+    fails(permit.check("read", Bucket, "logs/a"), ErrorCode::Forbidden);
+    fails(permit.caller(), ErrorCode::Forbidden);
+    world.ids.remove(&key("bob"));
+    fails(
+        permit.check("read", Bucket, "logs/a"),
+        ErrorCode::Unauthenticated,
+    );
+    world.ids.put(key("bob"), identity("eve", &["admin"]));
+    fails(
+        permit.check("read", Bucket, "logs/a"),
+        ErrorCode::Unauthenticated,
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_resolves_when_the_operation_is_lost_and_not_before() {
+    let world = World::new(vec![reads()]);
+    let bob = world.caller("bob", &["fs:read", "bucket:www/**=read"]);
+    let permit = world.door.authorize(&bob, "fs/read").unwrap();
+    let mut revoked = Box::pin(permit.revoked());
+    assert!(futures::poll!(&mut revoked).is_pending());
+    // Others' grants, and other grants, change nothing.
+    world.caller("ada", &["admin"]);
+    world.ids.put(
+        key("bob"),
+        identity("bob", &["fs:*", "bucket:logs/**=read"]),
+    );
+    assert!(futures::poll!(&mut revoked).is_pending());
+    world.ids.put(key("bob"), identity("bob", &[]));
+    let within = tokio::time::timeout(Duration::from_secs(1), revoked)
+        .await
+        .unwrap();
+    crate::world::is(&within, ErrorCode::Forbidden);
+    // Asked again, it says so at once.
+    crate::world::is(&permit.revoked().await, ErrorCode::Forbidden);
+    world.ids.remove(&key("bob"));
+    crate::world::is(&permit.revoked().await, ErrorCode::Unauthenticated);
+}
+
+#[tokio::test]
+async fn each_permit_has_an_audit_row_given_or_refused() {
+    let (sink, audited) = Audited::start();
+    let world = World::with(vec![reads()], |door| door.audit(sink));
+    let bob = world.caller("bob", &["reader"]);
+    world
+        .door
+        .authorize_from(&bob, "fs/read", Surface::named("ssh"))
+        .unwrap();
+    fails(world.door.authorize(&bob, "fs/never"), ErrorCode::NotFound);
+    fails(
+        world.door.authorize(&world.caller("eve", &[]), "fs/read"),
+        ErrorCode::Forbidden,
+    );
+    // A look is not a permit.
+    world.door.may_call(&bob, "fs/read").unwrap();
+    let rows = audited.rows().await;
+    let seen: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            (
+                row.caller.as_str(),
+                row.surface.as_str(),
+                row.operation.as_str(),
+                row.outcome.as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("bob", "ssh", "fs/read", "ok"),
+            ("bob", "local", "fs/never", "NOT_FOUND"),
+            ("eve", "local", "fs/read", "FORBIDDEN")
+        ]
+    );
+    assert_eq!(rows[0].detail.as_deref(), Some("permit"));
+    assert!(rows[2].detail.as_ref().unwrap().contains("fs:read"));
+}
