@@ -150,6 +150,8 @@ struct Shared {
     config: SessionConfig,
     imports: Arc<dyn ImportStore>,
     links: Mutex<HashMap<PeerId, Arc<Link>>>,
+    /// Every session, a command line's among them, to be drained.
+    sessions: Mutex<Vec<Weak<Session>>>,
     events: broadcast::Sender<LinkEvent>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -187,6 +189,7 @@ impl Links {
             config,
             imports,
             links: Mutex::default(),
+            sessions: Mutex::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -301,7 +304,11 @@ impl Links {
             config.features.push(FEATURE_CHANNELS.into());
         }
         let connection: Arc<dyn Connection> = Arc::new(connection.clone());
-        Session::start(connection, Some(self.0.door.clone()), caller, config).await
+        let session = Session::start(connection, Some(self.0.door.clone()), caller, config).await?;
+        let mut sessions = lock(&self.0.sessions);
+        sessions.retain(|held| held.strong_count() > 0);
+        sessions.push(Arc::downgrade(&session));
+        Ok(session)
     }
 
     fn link(&self, peer: &PeerId) -> Arc<Link> {
@@ -519,6 +526,24 @@ impl Links {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<LinkEvent> {
         self.0.events.subscribe()
+    }
+
+    /// Waits until the replies of calls that ended have arrived at their
+    /// callers, at most for `most`: what a node does between its last call and
+    /// [`Links::shutdown`].
+    pub async fn drained(&self, most: Duration) {
+        let sessions: Vec<Arc<Session>> = lock(&self.0.sessions)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let all = futures::future::join_all(sessions.iter().map(|session| async {
+            tokio::select! {
+                () = session.drained() => {}
+                _ = session.closed() => {}
+            }
+        }));
+        // Whoever does not take its reply in time is not waited for.
+        let _ = tokio::time::timeout(most, all).await;
     }
 
     /// Closes everything at once; nothing is waited for.

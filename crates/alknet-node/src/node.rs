@@ -32,6 +32,9 @@ pub const OWNER: &str = "owner";
 /// This release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Time for the last replies to arrive when a node stops.
+const REPLIES_MAX: Duration = Duration::from_secs(2);
+
 /// What a node tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatus {
@@ -594,6 +597,7 @@ impl Node {
             tracing::warn!("calls were cancelled: they did not finish in time");
         }
         shared.door().cancel_detached();
+        shared.links().drained(REPLIES_MAX).await;
         shared.links().shutdown().await;
         shared.admission().stop.cancel();
         for task in self.tasks.drain(..) {
