@@ -91,7 +91,7 @@ pub(crate) async fn open(
         .collect();
     let mut builder = match uses_n0 {
         true => Endpoint::builder(presets::N0),
-        false => Endpoint::builder(presets::Minimal).net_report_config(NetReportConfig::minimal()),
+        false => Endpoint::builder(presets::Minimal).net_report_config(probes()),
     };
     builder = match (uses_n0, own.is_empty()) {
         (_, false) => builder.relay_mode(RelayMode::custom(own)),
@@ -124,6 +124,15 @@ pub(crate) async fn open(
         data.keep_port(bound.port())?;
     }
     Ok(endpoint)
+}
+
+/// Probes of the relays that were chosen, and of nothing else. Without the one
+/// over HTTP a relay that answers no QUIC, or a network that lets none
+/// through, leaves the node without a relay.
+fn probes() -> NetReportConfig {
+    let mut probes = NetReportConfig::minimal();
+    probes.https_probes = true;
+    probes
 }
 
 /// The port of an earlier start, if it is still free.
