@@ -14,6 +14,8 @@ use crate::{
     identity::{Caller, CallerKind},
     inflight::Place,
     json::NESTING_MAX,
+    name::PeerId,
+    near::nearest,
     registry::{Entry, View},
     resource::ResourceKind,
     spec::{Kind, OperationSpec},
@@ -204,7 +206,8 @@ impl Dispatcher {
             let details = json!({ "caller": caller.id(), "operation": name, "missing": { "resource": missing }, "grant": missing });
             return Err(CallError::new(ErrorCode::Forbidden, message).with_details(details));
         }
-        let known = self.0.known_peer.as_ref().is_none_or(|known| known(peer));
+        let peers = self.0.known_peers.as_ref().map(|known| known());
+        let known = peers.as_ref().is_none_or(|known| known.contains(peer));
         // What this node knows of a peer is what it may call there. Anything
         // else the peer itself refuses, and says what is missing.
         if known && let Some(forwarder) = self.0.forwarder.get() {
@@ -222,15 +225,19 @@ impl Dispatcher {
             let error = error.with_details(json!({ "operation": name, "peer": peer }));
             return Err(with_suggestions(error, near));
         }
-        let error = if known {
-            CallError::new(
-                ErrorCode::Unavailable,
-                format!("peer `{peer}` is not connected"),
-            )
-        } else {
-            CallError::new(ErrorCode::NotFound, format!("no peer `{peer}`"))
-        };
-        Err(error.with_details(details))
+        if known {
+            let message = format!("peer `{peer}` is not connected");
+            return Err(CallError::new(ErrorCode::Unavailable, message).with_details(details));
+        }
+        // Of the others, only those that the caller may use.
+        let others = peers.unwrap_or_default();
+        let usable = others
+            .iter()
+            .map(PeerId::as_str)
+            .filter(|other| held.holds(ResourceKind::Peer, name.as_str(), other));
+        let near = nearest(peer.as_str(), usable);
+        let error = CallError::new(ErrorCode::NotFound, format!("no peer `{peer}`"));
+        Err(with_suggestions(error.with_details(details), near))
     }
 
     /// One budget for the whole tree: what the caller has left, what the

@@ -1,6 +1,6 @@
 //! Puts a door together.
 
-use super::{Dispatcher, Inner, KnownPeer};
+use super::{Dispatcher, Inner, KnownPeers};
 use crate::{
     audit::AuditSink,
     call::NodeId,
@@ -39,7 +39,7 @@ impl DispatcherBuilder {
             in_flight: InFlight::new(limits.clone()),
             node_name: "node".into(),
             node_id: None,
-            known_peer: None,
+            known_peers: None,
             forwarder: OnceLock::new(),
             clock: system_clock(),
             run: 0,
@@ -92,10 +92,14 @@ impl DispatcherBuilder {
         self
     }
 
-    /// Tells known peers that are not connected from unknown ones.
-    pub fn known_peer(mut self, known: impl Fn(&PeerId) -> bool + Send + Sync + 'static) -> Self {
-        let known: Box<KnownPeer> = Box::new(known);
-        self.0.known_peer = Some(known);
+    /// Lists the peers that exist, connected or not: tells those that are not
+    /// connected from unknown ones.
+    pub fn known_peers(
+        mut self,
+        known: impl Fn() -> Vec<PeerId> + Send + Sync + 'static,
+    ) -> Self {
+        let known: Box<KnownPeers> = Box::new(known);
+        self.0.known_peers = Some(known);
         self
     }
 

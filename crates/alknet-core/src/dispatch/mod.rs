@@ -48,7 +48,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-type KnownPeer = dyn Fn(&PeerId) -> bool + Send + Sync;
+type KnownPeers = dyn Fn() -> Vec<PeerId> + Send + Sync;
 
 /// Passes calls on to peers, of whose operations this node knows only those
 /// it may call there.
@@ -68,7 +68,7 @@ struct Inner {
     in_flight: InFlight,
     node_name: String,
     node_id: Option<NodeId>,
-    known_peer: Option<Box<KnownPeer>>,
+    known_peers: Option<Box<KnownPeers>>,
     forwarder: OnceLock<Arc<dyn Forwarder>>,
     clock: SharedClock,
     run: u64,
