@@ -388,6 +388,8 @@ impl Admission {
     /// Ends everything at once.
     pub(crate) fn cut(&self) {
         self.stop.cancel();
+        // The handlers hold what holds this.
+        self.handlers.store(Arc::default());
         for held in lock(&self.open).values() {
             held.connection
                 .close(connection_code::DONE, "shutting down");

@@ -333,7 +333,11 @@ impl NodeBuilder {
             .audit(audit.clone())
             .limits(config.limits.door())
             .node(name.clone(), shared.key)
-            .known_peer(move |peer| known.peer(peer.as_str()).is_some())
+            .known_peers(move || {
+                let peers = known.snapshot().peers.into_iter();
+                let others = peers.filter(|peer| peer.id.as_str() != OWNER);
+                others.map(|peer| peer.id).collect()
+            })
             .clock(clock)
             .run(rand::random())
             .build();

@@ -49,6 +49,8 @@ const GIVES_BYTES_MAX: usize = 1536;
 const RELAY_BYTES_MAX: usize = 256;
 /// Characters of a foreign text that are shown.
 const TEXT_CHARS_MAX: usize = 512;
+/// How long the reason is waited for why a stream ended.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// How long a failure counts.
 const FAILURE_KEPT: Duration = Duration::from_secs(600);
 
@@ -248,7 +250,7 @@ impl JoinHandler {
         applied.map_err(redeem_error)?;
         let held = self.identities.peer(peer.as_str());
         (self.joined)(&peer);
-        tracing::info!(%peer, gives = %clean_foreign_text(&request.gives.join(" "), TEXT_CHARS_MAX), "a peer joined");
+        tracing::info!(%peer, gives = %clean_foreign_text(&request.gives.join(" "), TEXT_CHARS_MAX).replace('\n', " "), "a peer joined");
         Ok(Joined {
             name: self.node_name.clone(),
             gives: held
@@ -428,8 +430,6 @@ pub(crate) async fn redeem(
                     false => unreached(error.to_string()),
                 })?;
         let connection = QuicConnection::new(connection);
-        let opened = connection.open_bi().await.map_err(std::io::Error::other);
-        let mut stream = opened.map_err(|error| closed(&connection, error, &unreached))?;
         let message = Request {
             secret: data_encoding::HEXLOWER.encode(&ticket.secret),
             name: request.own_name.to_owned(),
@@ -437,15 +437,9 @@ pub(crate) async fn redeem(
             gives: told(request.gives),
         };
         let text = serde_json::to_vec(&message).map_err(|error| unreached(error.to_string()))?;
-        stream
-            .send
-            .write_all(&text)
-            .await
-            .map_err(|error| closed(&connection, error, &unreached))?;
-        stream.send.finish();
-        let answer: Answer = match read_message(&mut stream.recv).await {
+        let answer = match ask(&connection, &text).await {
             Ok(answer) => answer,
-            Err(error) => return Err(closed(&connection, error, &unreached)),
+            Err(error) => return Err(closed(&connection, error, &unreached).await),
         };
         connection.close(connection_code::DONE, "done");
         match answer {
@@ -467,14 +461,23 @@ pub(crate) async fn redeem(
     }
 }
 
+async fn ask(connection: &QuicConnection, text: &[u8]) -> std::io::Result<Answer> {
+    let opened = connection.open_bi().await;
+    let mut stream = opened.map_err(std::io::Error::other)?;
+    stream.send.write_all(text).await?;
+    stream.send.finish();
+    read_message(&mut stream.recv).await
+}
+
 /// A node that has no invite at all closes before it reads.
-fn closed(
+async fn closed(
     connection: &QuicConnection,
     error: std::io::Error,
-    unreached: &dyn Fn(String) -> CallError,
+    unreached: impl Fn(String) -> CallError,
 ) -> CallError {
-    match connection.inner().close_reason() {
-        Some(reason) if is_shut(&reason) => no_invite(),
+    // The end of the stream may be known before that of the connection.
+    match timeout(CLOSE_WAIT, connection.inner().closed()).await {
+        Ok(reason) if is_shut(&reason) => no_invite(),
         _ => unreached(error.to_string()),
     }
 }

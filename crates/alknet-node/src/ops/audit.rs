@@ -53,7 +53,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
                 let shared = watch_for.clone();
                 async move {
                     let filter = from_now(&shared, &cx, filter).await?;
-                    Ok(watch(shared, cx, filter))
+                    Ok(super::until_stopping(&shared, watch(shared.clone(), cx, filter)))
                 }
             }),
     ]

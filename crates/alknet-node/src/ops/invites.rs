@@ -136,7 +136,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
                 let shared = watch_for.clone();
                 async move {
                     state(&shared, &input.id)?;
-                    Ok(watch(shared, input.id))
+                    Ok(super::until_stopping(&shared, watch(shared.clone(), input.id)))
                 }
             }),
     ]

@@ -11,6 +11,7 @@ use alknet_core::{
     AuditRow, CallError, Context, ErrorCode, GrantTarget, Grants, PeerId, Registration, nearest,
     storage::{IdentityIndex, StoreError, Timestamp},
 };
+use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
@@ -90,6 +91,15 @@ fn access_until(
         return Err(CallError::invalid_field(pointer, "at most 100 years"));
     }
     Ok(Some(now.plus(lasts)))
+}
+
+/// Ends a subscription that has no end of its own when the node stops.
+fn until_stopping<S: Stream + Send + 'static>(
+    shared: &Arc<Shared>,
+    items: S,
+) -> impl Stream<Item = S::Item> + Send + 'static + use<S> {
+    let shared = shared.clone();
+    items.take_until(async move { shared.door().draining().await })
 }
 
 /// Names with a meaning of their own.

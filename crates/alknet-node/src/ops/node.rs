@@ -107,7 +107,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
             .example(json!({ "lines": 10, "follow": false }), json!({ "at": "2026-01-01T00:00:00.000Z", "level": "info", "target": "alknet_node", "message": "ready", "fields": {} }))
             .stream(move |_cx: Context, input: LogsInput| {
                 let shared = logs_for.clone();
-                async move { logs(&shared, input) }
+                async move { logs(&shared, input).map(|lines| super::until_stopping(&shared, lines)) }
             }),
     ]
 }

@@ -2,6 +2,7 @@
 
 use super::{
     NoInput, change_row, free_name, grant_texts, no_peer, parse_grants, shell_notes, store_error,
+    until_stopping,
 };
 use crate::{
     config::RelaySetting,
@@ -254,7 +255,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
             .handler(with!(|shared, _cx, input: PeerInput| find(&shared, &input.peer).map(|peer| view(&shared, &peer)))),
         Operation::subscription("peers/watch", "Follows how the peers are linked.")
             .example(json!({}), json!({ "peer": "laptop", "state": "connected", "path": "direct", "rtt_ms": 0.4 }))
-            .stream(with!(|shared, _cx, _input: NoInput| Ok(watch(&shared)))),
+            .stream(with!(|shared, _cx, _input: NoInput| Ok(until_stopping(&shared, watch(&shared))))),
         Operation::mutation("peers/add", "Makes a key a peer.")
             .example(json!({ "peer": "laptop", "grants": ["reader"] }), sample.clone())
             .handler(with!(|shared, cx, input: AddInput| add(&shared, &cx, input).await)),

@@ -1,0 +1,15 @@
+//! Whole nodes on loopback: how they meet, what they let through, how they
+//! fail and come back.
+#![allow(clippy::unwrap_used)]
+
+mod admission;
+mod catalogue;
+mod forward;
+mod isolation;
+mod join;
+mod lifecycle;
+mod metrics;
+mod overlay;
+mod reload;
+mod start;
+mod support;
