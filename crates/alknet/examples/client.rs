@@ -3,6 +3,9 @@
 //!
 //! `cargo run -p alknet --example client -- ./data-a ./data-b`
 
+// A program may print; only libraries never do.
+#![allow(clippy::print_stdout)]
+
 use alknet::{Node, Operation};
 use futures::StreamExt;
 use std::{net::SocketAddr, time::Duration};

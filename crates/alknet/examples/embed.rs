@@ -3,6 +3,9 @@
 //!
 //! `cargo run -p alknet --example embed -- ./data`
 
+// A program may print; only libraries never do.
+#![allow(clippy::print_stdout)]
+
 use alknet::{CallError, Node, Operation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -4,6 +4,9 @@
 //!
 //! `cargo run -p alknet --example protocol -- ./data`
 
+// A program may print; only libraries never do.
+#![allow(clippy::print_stdout)]
+
 use alknet::{
     Call, Dispatcher, Node,
     transport::{Admitted, Connection, ProtocolHandler},
