@@ -68,12 +68,12 @@ impl Callee {
         may
     }
 
-    /// Runs `work` while the caller is listened to.
+    /// Runs `work` while the caller is listened to. It comes boxed: a task
+    /// that holds it by value is moved around in whole several times a call.
     pub(crate) async fn during<T>(
         &mut self,
-        work: impl Future<Output = T>,
+        mut work: impl Future<Output = T> + Unpin,
     ) -> Result<T, WireError> {
-        let mut work = std::pin::pin!(work);
         loop {
             select! {
                 // Most calls are done before anything else happens.

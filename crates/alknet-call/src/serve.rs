@@ -180,7 +180,7 @@ async fn serve_call(
     };
     match kind {
         CallKind::Unary => {
-            let outcome = callee.during(door.call(call)).await?;
+            let outcome = callee.during(Box::pin(door.call(call))).await?;
             let outcome = outcome.map(Reply::into_output);
             let outcome = outcome.and_then(|output| callee.text(output));
             callee.conclude(outcome).await
@@ -272,7 +272,7 @@ async fn serve_subscription(
     // What a peer's operation takes is checked when its next item is asked for.
     let mut is_watched = call.route.is_empty();
     let deadline = call.deadline;
-    let mut items = match callee.during(door.subscribe(call)).await? {
+    let mut items = match callee.during(Box::pin(door.subscribe(call))).await? {
         Ok(items) => items,
         Err(error) => return callee.conclude(Err(error)).await,
     };
@@ -352,7 +352,7 @@ async fn serve_channel(
     callee: &mut Callee,
     call: Call,
 ) -> Result<(), WireError> {
-    let opened = match callee.during(door.open(call)).await? {
+    let opened = match callee.during(Box::pin(door.open(call))).await? {
         Ok(opened) => opened,
         Err(error) => return callee.conclude(Err(error)).await,
     };
