@@ -25,6 +25,7 @@ use alknet_core::{
 };
 use alknet_exec::{Exec, ExecConfigError, shell_operations};
 use alknet_store::{InstanceLock, LockError, OpenStoreError, Store};
+use alknet_vault::OpenVaultError;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use n0_watcher::Watcher;
@@ -106,22 +107,43 @@ impl StartError {
                 Some("stop it with `alknet down`, or use another --data-dir".into())
             }
             StartError::Init(error) => error.hint(),
-            StartError::Keys(OpenKeysError::Vault(alknet_vault::OpenVaultError::Exposed {
-                path,
-                ..
-            })) => Some(format!("chmod go= {}", path.display())),
-            StartError::Store(OpenStoreError::Exposed { path, .. }) => {
-                Some(format!("chmod go= {}", path.display()))
-            }
-            StartError::Store(OpenStoreError::TooNew { .. }) => {
-                Some("a newer release of alknet wrote it; update this one".into())
-            }
+            StartError::Keys(OpenKeysError::Vault(error)) => vault_hint(error),
+            StartError::Store(error) => store_hint(error),
             StartError::Bind(error) => error.hint(),
-            StartError::KeysMissing(_) => Some(
-                "bring them back with its words: alknet init --restore - (or use another --data-dir)".into(),
-            ),
+            StartError::Relay(_) => Some("--relay takes `none`, `n0` or URLs of your own".into()),
+            StartError::KeysMissing(_) => Some(RESTORE.into()),
             _ => None,
         }
+    }
+}
+
+/// What helps when keys are gone or broken.
+const RESTORE: &str = "bring them back with its words: alknet init --restore - (once what is left of them is moved away)";
+
+fn vault_hint(error: &OpenVaultError) -> Option<String> {
+    match error {
+        OpenVaultError::Exposed { path, .. } => Some(format!("chmod go= {}", path.display())),
+        OpenVaultError::TooNew { .. } => Some(NEWER.into()),
+        OpenVaultError::Damaged { .. }
+        | OpenVaultError::KeyFileMissing { .. }
+        | OpenVaultError::WrongKeyFile { .. } => Some(RESTORE.into()),
+        _ => None,
+    }
+}
+
+/// What helps against files of the future.
+const NEWER: &str = "a newer release of alknet wrote it; update this one";
+
+fn store_hint(error: &OpenStoreError) -> Option<String> {
+    match error {
+        OpenStoreError::Exposed { path, .. } => Some(format!("chmod go= {}", path.display())),
+        OpenStoreError::TooNew { .. } => Some(NEWER.into()),
+        OpenStoreError::Foreign { .. }
+        | OpenStoreError::Damaged { .. }
+        | OpenStoreError::NotAFile { .. } => Some(
+            "move it away and put a copy of yours in its place, or use another --data-dir".into(),
+        ),
+        _ => None,
     }
 }
 

@@ -297,6 +297,12 @@ impl ConfigError {
             ConfigError::Parse {
                 meant: Some(meant), ..
             } => Some(format!("did you mean `{meant}`?")),
+            ConfigError::Read { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+                Some(format!(
+                    "make it, or an empty one: touch {}",
+                    path.display()
+                ))
+            }
             _ => None,
         }
     }

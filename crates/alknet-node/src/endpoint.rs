@@ -10,7 +10,14 @@ use iroh::{
     Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr,
     endpoint::{BindOpts, NetReportConfig, PortmapperConfig, presets},
 };
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+/// How often, and after which waits, a port used so far is tried again.
+const PROBES: u32 = 5;
+const PROBE_WAIT: Duration = Duration::from_millis(40);
 
 /// Why the endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +79,7 @@ pub(crate) async fn open(
         .bind
         .unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
     let address = if asked.port() == 0 {
-        picked(data, asked.ip())?
+        picked(data, asked.ip()).await?
     } else {
         asked
     };
@@ -136,11 +143,18 @@ fn probes() -> NetReportConfig {
 }
 
 /// The port of an earlier start, if it is still free.
-fn picked(data: &DataDir, ip: IpAddr) -> Result<SocketAddr, BindError> {
+async fn picked(data: &DataDir, ip: IpAddr) -> Result<SocketAddr, BindError> {
     let Some(port) = data.kept_port() else {
         return Ok(SocketAddr::new(ip, 0));
     };
     let kept = SocketAddr::new(ip, port);
+    // A node that was just dropped, or killed, lets go of it in a moment.
+    for _ in 0..PROBES {
+        if !matches!(probe(kept), Err(BindError::Taken { .. })) {
+            break;
+        }
+        tokio::time::sleep(PROBE_WAIT).await;
+    }
     match probe(kept) {
         Ok(()) => Ok(kept),
         Err(BindError::Taken { .. }) => {

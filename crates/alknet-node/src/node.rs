@@ -655,7 +655,9 @@ impl Drop for Node {
         shared.let_go();
         let endpoint = shared.endpoint().clone();
         // Outside of a runtime nothing runs any more, and nobody is told.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        if !endpoint.is_closed()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
             runtime.spawn(async move { endpoint.close().await });
         }
     }

@@ -1,1 +1,234 @@
+//! Laws over everything that a node offers, and what others script against.
 
+use crate::support::{Pair, TestNode, builder, runs_commands, soon, start};
+use alknet_core::{CallError, ErrorClass, Kind, OperationSpec};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use std::{path::Path, time::Duration};
+
+const CONFIGURED: &str = r#"
+[[operation]]
+name = "deploy/restart"
+summary = "Restarts one service and waits until it is healthy."
+kind = "mutation"
+command = ["echo", "--", "{service}"]
+input = { service = { enum = ["web", "worker"], description = "Which one." } }
+scopes = ["deploy:write"]
+timeout = "60s"
+
+[[operation]]
+name = "deploy/log"
+summary = "Shows the last lines of a service."
+command = ["seq", "{lines}"]
+input = { lines = { type = "integer", minimum = 1, description = "How many." } }
+output = "lines"
+"#;
+
+/// A node with the demo and with operations of its configuration.
+async fn full(dir: &Path) -> alknet_node::Node {
+    std::fs::write(dir.join("alknet.toml"), runs_commands() + CONFIGURED).unwrap();
+    builder(dir, "home").demo(true).spawn().await.unwrap()
+}
+
+fn specs(node: &alknet_node::Node) -> Vec<OperationSpec> {
+    let view = node.door().registry().view();
+    view.local().map(|entry| entry.spec().clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_keeps_the_laws() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = full(dir.path()).await;
+    let view = node.door().registry().view();
+    let broken = alknet_testkit::laws::check_catalogue(&view);
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    let mut tools = std::collections::HashSet::new();
+    for spec in specs(&node) {
+        let name = spec.name.as_str();
+        // One line of a listing, and a tool's name of its own.
+        assert!(spec.summary.chars().count() <= 120, "{name}");
+        assert!(tools.insert(name.replace('/', "_")), "{name}");
+        let input = spec.input.value();
+        let closed = ["additionalProperties", "unevaluatedProperties"];
+        let closed = closed
+            .iter()
+            .any(|key| input.get(*key) == Some(&json!(false)));
+        assert!(
+            closed || input.get("properties").is_none(),
+            "{name} takes unknown fields: {input}"
+        );
+    }
+    assert!(tools.len() > 30, "{tools:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_of_a_node_has_an_example() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = full(dir.path()).await;
+    // Those come from the configuration, and from elsewhere.
+    let areas = ["deploy", "shell"];
+    let without: Vec<_> = specs(&node)
+        .into_iter()
+        .filter(|spec| spec.examples.is_empty() && !areas.contains(&spec.name.area()))
+        .map(|spec| spec.name.to_string())
+        .collect();
+    assert_eq!(without, Vec::<String>::new());
+}
+
+/// Examples are inputs that are understood: what they name need not exist.
+fn is_understood(outcome: &Result<Value, CallError>) -> bool {
+    match outcome {
+        Ok(_) => true,
+        Err(error) => {
+            error.class == ErrorClass::Domain || ["NOT_FOUND", "CONFLICT"].contains(&&*error.code)
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn examples_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = full(dir.path()).await;
+    let client = node.client().timeout(Duration::from_secs(10));
+    for spec in specs(&node) {
+        let name = spec.name.as_str();
+        // Two that would end the test, or start what it need not start.
+        if ["node/shutdown", "shell/exec"].contains(&name) {
+            continue;
+        }
+        for example in &spec.examples {
+            let outcome = match spec.kind {
+                Kind::Query | Kind::Mutation => soon(client.call_json(name, &example.input)).await,
+                Kind::Subscription => {
+                    let items = soon(client.subscribe::<_, Value>(name, &example.input)).await;
+                    match items {
+                        Err(error) => Err(error),
+                        Ok(mut items) => {
+                            let first =
+                                tokio::time::timeout(Duration::from_millis(300), items.next());
+                            // One that waits for something to happen is fine.
+                            first.await.ok().flatten().unwrap_or(Ok(Value::Null))
+                        }
+                    }
+                }
+                Kind::Channel => {
+                    let call = soon(client.open(name, &example.input)).await;
+                    call.and_then(|call| call.reply.into_value())
+                }
+            };
+            assert!(
+                is_understood(&outcome),
+                "{name} {}: {outcome:?}",
+                example.input
+            );
+        }
+    }
+    let greeted = client
+        .call_json("demo/greet", &json!({ "name": "Ada" }))
+        .await;
+    assert_eq!(greeted.unwrap(), "Hello, Ada!");
+}
+
+/// What a caller may not call it cannot list, search or describe.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_listed_that_cannot_be_called() {
+    let pair = Pair::new(&["demo:greet"], &[]).await;
+    let known = crate::support::Known::to(&pair.home, "tablet", &["node:read"]).await;
+    let listed = known.call_json("services/list", &json!({})).await.unwrap();
+    let names: Vec<&str> = listed["operations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "node/info",
+            "roles/list",
+            "services/list",
+            "services/schema",
+            "services/search",
+            "services/watch"
+        ]
+    );
+    let hidden = json!({ "name": "peers/remove" });
+    let error = known.call_json("services/schema", &hidden).await;
+    assert_eq!(error.unwrap_err().code, "NOT_FOUND");
+    let found = known
+        .call_json(
+            "services/search",
+            &json!({ "query": "removes a peer and ends its connections" }),
+        )
+        .await
+        .unwrap();
+    assert!(!found.to_string().contains("peers/remove"), "{found}");
+}
+
+fn golden(name: &str, found: &Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let text = serde_json::to_string_pretty(found).unwrap() + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, kept, "{name} changed: UPDATE_GOLDEN=1 rewrites it");
+}
+
+/// Every field with its type, so that the values may differ.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Null => json!("null"),
+        Value::Bool(_) => json!("boolean"),
+        Value::Number(_) => json!("number"),
+        Value::String(_) => json!("string"),
+        Value::Array(items) => json!([items.first().map_or(Value::Null, shape)]),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), shape(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_kinds_and_needs_are_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = full(dir.path()).await;
+    let listed = node
+        .client()
+        .call_json("services/list", &json!({ "limit": 1000 }))
+        .await
+        .unwrap();
+    let entries: Vec<Value> = listed["operations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            let needs = entry.get("needs").cloned().unwrap_or(json!([]));
+            json!({ "name": entry["name"], "kind": entry["kind"], "needs": needs })
+        })
+        .collect();
+    golden("catalogue.json", &json!(entries));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_runtime_status_and_peers_are_promises() {
+    let home = start("home").await;
+    let read = |node: &TestNode| {
+        let text = std::fs::read(node.dir.path().join("runtime.json")).unwrap();
+        serde_json::from_slice::<Value>(&text).unwrap()
+    };
+    golden("runtime.json", &shape(&read(&home)));
+    let status = home.told("node/info", json!({})).await;
+    golden("status.json", &shape(&status));
+    let metrics = home.told("node/metrics", json!({})).await;
+    golden("metrics.json", &shape(&metrics));
+    let pair = Pair::new(&["reader"], &[]).await;
+    let mut peer = pair.home.peer_shown("laptop").await;
+    // There once the peer was seen, which is noted on the side.
+    peer["last_seen_at"] = json!("");
+    golden("peer.json", &shape(&peer));
+}

@@ -6,7 +6,8 @@ mod stranger;
 
 pub(crate) use self::{
     nodes::{
-        Pair, TestClock, TestNode, ask, builder, runs_commands, start, start_configured, start_with,
+        DRAIN, Pair, TestClock, TestNode, ask, builder, runs_commands, start, start_configured,
+        start_with,
     },
     offers::{Alive, Offers},
     stranger::{Known, Stranger, close_code},

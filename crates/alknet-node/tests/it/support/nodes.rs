@@ -30,6 +30,9 @@ pub(crate) fn builder(dir: &Path, name: &str) -> NodeBuilder {
         .relays(["none"])
 }
 
+/// What running calls get when a node is stopped.
+pub(crate) const DRAIN: Duration = Duration::from_secs(15);
+
 /// A node in a directory of its own.
 pub(crate) struct TestNode {
     node: Option<Node>,
@@ -133,7 +136,7 @@ impl TestNode {
 
     pub(crate) async fn stop(&mut self) {
         if let Some(node) = self.node.take() {
-            node.shutdown(Duration::from_secs(5)).await;
+            node.shutdown(DRAIN).await;
         }
     }
 
