@@ -168,7 +168,7 @@ impl Plan {
                 turns: BTreeMap::new(),
             });
         };
-        for payload in [Payload::Small, Payload::Large] {
+        for payload in Payload::ALL {
             for is_bare in [false, true] {
                 let calls = self.door_calls;
                 let work = Work::Door {
@@ -179,7 +179,7 @@ impl Plan {
                 add(work, &[Door]);
             }
         }
-        for payload in [Payload::Small, Payload::Large] {
+        for payload in Payload::ALL {
             for &in_flight in self.in_flight {
                 let ms = self.unary_ms;
                 let work = Work::Unary {
@@ -187,7 +187,10 @@ impl Plan {
                     in_flight,
                     ms,
                 };
-                add(work, &[Raw, Alknet, Irpc, Node]);
+                match payload {
+                    Payload::Small => add(work, &[Raw, Alknet, Irpc, Node]),
+                    Payload::Listing | Payload::Large => add(work, &[Raw, Alknet, Irpc]),
+                }
             }
         }
         let bytes = self.bulk_bytes;

@@ -115,8 +115,7 @@ async fn accept(endpoint: Endpoint, door: Dispatcher) {
 /// The client.
 pub(crate) struct Native {
     session: Arc<Session>,
-    small: OperationName,
-    large: OperationName,
+    operations: [(Payload, OperationName); 3],
     held: tokio::sync::Mutex<Option<Held>>,
 }
 
@@ -146,10 +145,15 @@ impl Native {
     }
 
     fn over(session: Arc<Session>, held: Held) -> Result<Self> {
+        let parsed = |payload: Payload| OperationName::parse(payload.operation());
+        let [small, listing, large] = Payload::ALL;
         Ok(Self {
             session,
-            small: OperationName::parse(Payload::Small.operation())?,
-            large: OperationName::parse(Payload::Large.operation())?,
+            operations: [
+                (small, parsed(small)?),
+                (listing, parsed(listing)?),
+                (large, parsed(large)?),
+            ],
             held: tokio::sync::Mutex::new(Some(held)),
         })
     }
@@ -162,10 +166,8 @@ impl Native {
 
 impl Client for Native {
     async fn echo(&self, payload: Payload, json: Bytes) -> Result<Bytes> {
-        let operation = match payload {
-            Payload::Small => self.small.clone(),
-            Payload::Large => self.large.clone(),
-        };
+        let found = self.operations.iter().find(|(of, _)| *of == payload);
+        let operation = found.context("every payload has one")?.1.clone();
         let output = self.session.call(Request::new(operation, json)).await?;
         Ok(output.into_bytes())
     }

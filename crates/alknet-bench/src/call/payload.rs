@@ -20,15 +20,22 @@ const TEXT_BYTES: usize = 64;
 pub(crate) enum Payload {
     /// One text, 64 bytes in all.
     Small,
-    /// A list of 32 records of four fields, 4 KiB in all.
+    /// A list of 20 files with their hashes, 4 KiB in all: 103 values.
+    Listing,
+    /// A list of 32 records, one of whose four fields is a list of two, 4 KiB
+    /// in all: 227 values.
     Large,
 }
 
 impl Payload {
+    /// Every one.
+    pub(crate) const ALL: [Self; 3] = [Payload::Small, Payload::Listing, Payload::Large];
+
     /// The operation that sends it back.
     pub(crate) fn operation(self) -> &'static str {
         match self {
             Payload::Small => "bench/text",
+            Payload::Listing => "bench/listing",
             Payload::Large => "bench/document",
         }
     }
@@ -37,6 +44,7 @@ impl Payload {
     pub(crate) fn round_trip(self, value: Value) -> serde_json::Result<Value> {
         match self {
             Payload::Small => serde_json::to_value(serde_json::from_value::<Text>(value)?),
+            Payload::Listing => serde_json::to_value(serde_json::from_value::<Listing>(value)?),
             Payload::Large => serde_json::to_value(serde_json::from_value::<Document>(value)?),
         }
     }
@@ -46,6 +54,11 @@ impl Payload {
     pub(crate) fn json(self) -> Bytes {
         match self {
             Payload::Small => padded(TEXT_BYTES, |text| format!(r#"{{"text":"{text}"}}"#)),
+            Payload::Listing => padded(DOCUMENT_BYTES, |note| {
+                let files = (0..20).map(file).collect();
+                let note = note.to_owned();
+                serde_json::to_string(&Listing { files, note }).unwrap_or_default()
+            }),
             Payload::Large => padded(DOCUMENT_BYTES, |note| {
                 let files = (0..32).map(record).collect();
                 let note = note.to_owned();
@@ -70,6 +83,22 @@ fn record(n: u64) -> Record {
     }
 }
 
+fn file(n: u64) -> File {
+    let Record {
+        bytes,
+        modified,
+        name,
+        ..
+    } = record(n);
+    let hash = format!("{:064x}", u128::from(n + 1).wrapping_mul(u128::MAX / 7));
+    File {
+        bytes,
+        hash,
+        modified,
+        name,
+    }
+}
+
 /// The small document.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -77,6 +106,34 @@ struct Text {
     /// Comes back.
     #[schemars(length(max = 100))]
     text: String,
+}
+
+/// The list of files.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Listing {
+    /// What there is.
+    #[schemars(length(max = 100))]
+    files: Vec<File>,
+    /// What there is to say about it.
+    note: String,
+}
+
+/// A file of the list.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// Size.
+    bytes: u64,
+    /// Hash of its content.
+    #[schemars(length(equal = 64))]
+    hash: String,
+    /// When it was changed.
+    #[schemars(length(max = 32))]
+    modified: String,
+    /// Path.
+    #[schemars(length(min = 1, max = 255))]
+    name: String,
 }
 
 /// The large document.
@@ -121,6 +178,9 @@ pub(crate) fn operations() -> Vec<Registration> {
         Operation::query(Payload::Small.operation(), "Sends a text back.")
             .requires("bench:use")
             .handler(|_cx: Context, text: Text| async move { Ok(text) }),
+        Operation::query(Payload::Listing.operation(), "Sends a listing back.")
+            .requires("bench:use")
+            .handler(|_cx: Context, listing: Listing| async move { Ok(listing) }),
         Operation::query(Payload::Large.operation(), "Sends a document back.")
             .requires("bench:use")
             .handler(|_cx: Context, document: Document| async move { Ok(document) }),
@@ -180,7 +240,7 @@ mod tests {
         let registry = Registry::new();
         registry.register(operations()).unwrap();
         let door = Dispatcher::builder(registry).build();
-        for (payload, bytes) in [(Payload::Small, 64), (Payload::Large, 4096)] {
+        for (payload, bytes) in Payload::ALL.into_iter().zip([64, 4096, 4096]) {
             let json = payload.json();
             assert_eq!(json.len(), bytes);
             let call = Call::new(payload.operation(), Caller::host()).unwrap();

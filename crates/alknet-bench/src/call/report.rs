@@ -74,9 +74,9 @@ fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result
     )?;
     writeln!(
         out,
-        "- Versions: alknet {} at `{}`, {}; {}.",
+        "- Versions: alknet {} at commit {}, {}; {}.",
         env!("CARGO_PKG_VERSION"),
-        machine::says("git", &["rev-parse", "--short", "HEAD"]),
+        env!("ALKNET_COMMIT"),
         versions.join(", "),
         machine::says("rustc", &["--version"])
     )?;
@@ -141,7 +141,8 @@ fn shown(estimate: Estimate, digits: usize) -> String {
 fn size(payload: Payload) -> &'static str {
     match payload {
         Payload::Small => "64 B",
-        Payload::Large => "4 KiB",
+        Payload::Listing => "4 KiB, 20 files",
+        Payload::Large => "4 KiB, 32 records",
     }
 }
 
@@ -195,10 +196,10 @@ fn goals_of(event: &Event) -> Vec<Goal> {
             let what = format!("unary call, {}, {in_flight} in flight", size(payload));
             let least = match payload {
                 Payload::Small => 0.75,
-                Payload::Large => 0.45,
+                Payload::Listing | Payload::Large => 0.45,
             };
             let mut goals = vec![at_least(what.clone(), least)];
-            if payload == Payload::Large && in_flight == 1 {
+            if payload != Payload::Small && in_flight == 1 {
                 goals.push(added(event, what));
             }
             goals

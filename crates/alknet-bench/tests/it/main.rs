@@ -24,7 +24,7 @@ fn calls_are_measured_beside_their_peers() {
     for line in [
         "| the door alone, 64 B query, schemas checked, audit handed over |",
         "| unary call, 64 B, 1 in flight | raw iroh stream | ≥ 0.75 of its rate |",
-        "| unary call, 4 KiB, 1 in flight, added p50 |",
+        "| unary call, 4 KiB, 20 files, 1 in flight, added p50 |",
         "| channel, one stream, to the callee | raw iroh stream | ≥ 0.9 of its rate |",
         "## A subscription of 50 items of 64 B",
         "| alknet, whole node, audit in SQLite |",
