@@ -12,7 +12,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{
-    cmp::Ordering,
+    cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     sync::Arc,
 };
@@ -45,12 +45,12 @@ pub(super) fn search(cx: &Context, input: &SearchInput) -> Result<Value, CallErr
             .chain(view.peers().map(|peer| Some(peer.as_str())))
             .collect(),
     };
-    let mut found = BinaryHeap::new();
-    for index in sources.into_iter().filter_map(|peer| view.words(peer)) {
-        found.extend(index.find(&words));
-    }
+    let mut found: Vec<Hits<'_>> = sources
+        .into_iter()
+        .filter_map(|peer| Some(view.words(peer)?.find(&words)))
+        .collect();
     let most = input.limit.unwrap_or(RESULTS_DEFAULT).clamp(1, RESULTS_MAX) as usize;
-    let ranked = std::iter::from_fn(|| found.pop());
+    let ranked = std::iter::from_fn(|| next_best(&mut found));
     let results: Result<Vec<Value>, CallError> = ranked
         .filter(|hit| input.kind.is_none_or(|kind| hit.entry.spec().kind == kind))
         // The gate is asked last: most hits are never looked at.
@@ -58,7 +58,7 @@ pub(super) fn search(cx: &Context, input: &SearchInput) -> Result<Value, CallErr
         .take(most)
         .map(|hit| {
             let mut value = Output::of(&describe(hit.entry, false))?.into_value()?;
-            value["score"] = json!((f64::from(hit.score) * 100.0).round() / 100.0);
+            value["score"] = json!((f64::from(hit.score.value()) * 100.0).round() / 100.0);
             Ok(value)
         })
         .collect();
@@ -105,10 +105,56 @@ impl Weight {
     }
 }
 
-/// An entry that was found. The greatest is the best; equals go by name.
+/// What a hit counts: the bits of a positive number, which order as it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Score(u32);
+
+impl Score {
+    fn of(value: f32) -> Option<Self> {
+        (value > 0.0).then(|| Self(value.to_bits()))
+    }
+
+    fn value(self) -> f32 {
+        f32::from_bits(self.0)
+    }
+}
+
+/// What was found in one overlay, best first; equals by number, which is the
+/// order of names there. Most of it is never looked at, so nothing is sorted.
+struct Hits<'i> {
+    index: &'i WordIndex,
+    heap: BinaryHeap<(Score, Reverse<u32>)>,
+}
+
 struct Hit<'i> {
-    score: f32,
+    score: Score,
     entry: &'i Arc<Entry>,
+}
+
+impl<'i> Hits<'i> {
+    fn best(&self) -> Option<Hit<'i>> {
+        let (score, Reverse(at)) = *self.heap.peek()?;
+        let entry = self.index.entries.get(at as usize)?;
+        Some(Hit { score, entry })
+    }
+}
+
+impl Hit<'_> {
+    /// The least is the best.
+    fn rank(&self) -> (Reverse<Score>, &OperationName, Option<&PeerId>) {
+        let name = &self.entry.spec().name;
+        (Reverse(self.score), name, self.entry.peer())
+    }
+}
+
+fn next_best<'i>(found: &mut [Hits<'i>]) -> Option<Hit<'i>> {
+    let ranked = found
+        .iter()
+        .enumerate()
+        .filter_map(|(at, hits)| Some((at, hits.best()?)));
+    let (at, hit) = ranked.min_by(|(_, a), (_, b)| a.rank().cmp(&b.rank()))?;
+    found[at].heap.pop();
+    Some(hit)
 }
 
 impl WordIndex {
@@ -133,7 +179,7 @@ impl WordIndex {
     }
 
     /// Every entry that has one of the words, with what they count together.
-    fn find(&self, wanted: &[String]) -> Vec<Hit<'_>> {
+    fn find(&self, wanted: &[String]) -> Hits<'_> {
         let mut total = vec![0.0; self.entries.len()];
         let mut best = total.clone();
         for word in wanted {
@@ -149,11 +195,11 @@ impl WordIndex {
                 .zip(&best)
                 .for_each(|(total, best)| *total += best);
         }
-        let scored = self.entries.iter().zip(total);
-        scored
-            .filter(|(_, score)| *score > 0.0)
-            .map(|(entry, score)| Hit { score, entry })
-            .collect()
+        let scored = (0u32..).zip(total);
+        let heap = scored
+            .filter_map(|(at, score)| Some((Score::of(score)?, Reverse(at))))
+            .collect();
+        Hits { index: self, heap }
     }
 
     /// Words that are `wanted`, begin with it, or are a stem of it.
@@ -196,31 +242,3 @@ fn weighted_words(spec: &OperationSpec) -> BTreeMap<String, Weight> {
     prose.for_each(|word| add(word, Weight::Description));
     found
 }
-
-impl Hit<'_> {
-    fn name(&self) -> (&OperationName, Option<&PeerId>) {
-        (&self.entry.spec().name, self.entry.peer())
-    }
-}
-
-impl Ord for Hit<'_> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.score
-            .total_cmp(&other.score)
-            .then_with(|| other.name().cmp(&self.name()))
-    }
-}
-
-impl PartialOrd for Hit<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Hit<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Hit<'_> {}

@@ -94,10 +94,7 @@ impl DispatcherBuilder {
 
     /// Lists the peers that exist, connected or not: tells those that are not
     /// connected from unknown ones.
-    pub fn known_peers(
-        mut self,
-        known: impl Fn() -> Vec<PeerId> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn known_peers(mut self, known: impl Fn() -> Vec<PeerId> + Send + Sync + 'static) -> Self {
         let known: Box<KnownPeers> = Box::new(known);
         self.0.known_peers = Some(known);
         self

@@ -400,3 +400,25 @@ async fn nothing_is_announced_while_nothing_expires() {
     assert_eq!(index.epoch(), before);
     expiring.abort();
 }
+
+#[tokio::test]
+async fn new_roles_are_in_force_at_once_for_peers_that_are_there() {
+    let index = index_over(Arc::new(MemoryIdentityStore::default()), clock().1).await;
+    index
+        .apply(IdentityChange::AddPeer(bob(&["support"])), row())
+        .await
+        .unwrap();
+    let scope = Scope::parse("deploy:write").unwrap();
+    assert!(!index.resolve(&key()).unwrap().scopes.holds(&scope));
+    let support = alknet_core::Role {
+        name: alknet_core::RoleName::parse("support").unwrap(),
+        summary: "Deploys.".into(),
+        grants: Grants::from_iter([GrantTarget::Scope(scope.clone())]),
+    };
+    let before = index.epoch();
+    index.set_roles(RoleSet::new([support], []));
+    assert!(index.epoch() > before);
+    assert!(index.resolve(&key()).unwrap().scopes.holds(&scope));
+    index.set_roles(RoleSet::default());
+    assert!(!index.resolve(&key()).unwrap().scopes.holds(&scope));
+}

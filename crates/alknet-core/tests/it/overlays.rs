@@ -234,7 +234,9 @@ async fn a_sessions_operations_pass_the_same_gate() {
 
 #[tokio::test]
 async fn unknown_and_unconnected_peers_are_told_apart_by_those_who_may_use_them() {
-    let world = World::with(vec![], |door| door.known_peer(|id| id.as_str() != "never"));
+    let world = World::with(vec![], |door| {
+        door.known_peers(|| ["nas", "pi"].map(peer).to_vec())
+    });
     set(&world, "nas", vec![says(query("demo/thing"), "nas")]);
     let root = world.caller("root", &["admin"]);
     fails(
@@ -252,6 +254,13 @@ async fn unknown_and_unconnected_peers_are_told_apart_by_those_who_may_use_them(
     );
     assert_eq!(error.message, "peer `nas` does not offer `demo/thin`");
     assert_eq!(error.details.unwrap()["suggestions"], json!(["demo/thing"]));
+    // A misspelt peer suggests those that the caller may use, and no other.
+    let suggested = |error: CallError| error.details.unwrap()["suggestions"].clone();
+    let error = world.call_on(&root, "nsa", "demo/thing").await.unwrap_err();
+    assert_eq!(suggested(error), json!(["nas"]));
+    let eve = world.caller("eve", &["demo:*", "peer:nsa=demo/*"]);
+    let error = world.call_on(&eve, "nsa", "demo/thing").await.unwrap_err();
+    assert_eq!(suggested(error), Value::Null);
     fails(
         world.call_on(&root, "nas/pi", "demo/thing").await,
         ErrorCode::NotFound,
@@ -260,7 +269,9 @@ async fn unknown_and_unconnected_peers_are_told_apart_by_those_who_may_use_them(
 
 #[tokio::test]
 async fn whoever_may_not_use_a_peer_hears_the_same_of_all_of_them() {
-    let world = World::with(vec![], |door| door.known_peer(|id| id.as_str() != "never"));
+    let world = World::with(vec![], |door| {
+        door.known_peers(|| ["nas", "pi"].map(peer).to_vec())
+    });
     set(
         &world,
         "nas",
@@ -439,4 +450,51 @@ async fn validators_of_imports_are_bounded() {
         ErrorCode::InvalidInput,
     );
     assert_eq!(world.registry.validators_held(), 4_096);
+}
+
+/// Answers for every peer with the kind that it was asked for.
+struct Answers;
+impl alknet_core::Forwarder for Answers {
+    fn handler(
+        &self,
+        at: &alknet_core::PeerId,
+        operation: &alknet_core::OperationName,
+        kind: Kind,
+    ) -> Handler {
+        let text = format!("{at} {operation} {kind}");
+        match kind {
+            Kind::Subscription => crate::world::echo_stream(),
+            Kind::Channel => crate::world::echo_channel(),
+            _ => Handler::Unary(Arc::new(move |_, _| {
+                let text = text.clone();
+                Box::pin(async move { Ok(Output::Value(json!(text))) })
+            })),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_peer_does_not_list_is_asked_of_it_by_those_who_may_use_it() {
+    let world = World::with(vec![], |door| {
+        door.known_peers(|| ["nas", "pi"].map(peer).to_vec())
+    });
+    world.door.set_forwarder(Arc::new(Answers));
+    set(&world, "nas", vec![says(query("demo/thing"), "listed")]);
+    let bob = world.caller("bob", &["demo:*", "peer:nas=demo/*", "peer:gone=*"]);
+    let on_nas = |operation| world.call_on(&bob, "nas", operation);
+    assert_eq!(on_nas("demo/thing").await.unwrap(), "listed");
+    assert_eq!(on_nas("demo/more").await.unwrap(), "nas demo/more mutation");
+    fails(on_nas("shell/exec").await, ErrorCode::Forbidden);
+    let on_pi = world.call_on(&bob, "pi", "demo/more").await;
+    fails(on_pi, ErrorCode::Forbidden);
+    let gone = world.call_on(&bob, "gone", "demo/more").await;
+    fails(gone, ErrorCode::NotFound);
+    // It is in no listing, and nobody unknown gets that far.
+    let listed = json!({ "peer": "nas" });
+    let listed = world.call(&bob, "services/list", listed).await.unwrap();
+    assert_eq!(listed["operations"].as_array().unwrap().len(), 1);
+    let nobody = world
+        .call_on(&Caller::anonymous(), "nas", "demo/more")
+        .await;
+    fails(nobody, ErrorCode::Unauthenticated);
 }
