@@ -86,7 +86,7 @@ async fn through_the_mirror(call: ChannelCall, bytes: usize) -> Value {
     let (mut tx, mut rx) = (call.channel.tx, call.channel.rx);
     let (control_tx, mut control_rx) = (call.channel.control_tx, call.channel.control_rx);
     let block: Bytes = (0..64 * 1024_u32)
-        .map(|n| (n * n >> 7) as u8)
+        .map(|n| ((n * n) >> 7) as u8)
         .collect::<Vec<u8>>()
         .into();
     let sending = async {

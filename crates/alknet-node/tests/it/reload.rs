@@ -149,9 +149,11 @@ async fn a_role_that_is_held_cannot_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_embedded_configuration_is_not_replaced_by_a_file() {
-    let mut config = Config::default();
-    config.name = Some("home".into());
-    config.roles = Config::parse(SUPPORT, "test.toml".as_ref()).unwrap().roles;
+    let config = Config {
+        name: Some("home".into()),
+        roles: Config::parse(SUPPORT, "test.toml".as_ref()).unwrap().roles,
+        ..Config::default()
+    };
     let home = start_with("home", |home| home.config(config)).await;
     write(&home, "[[role]]\nname = \"other\"\n");
     let report = home.reload().await.unwrap();
