@@ -12,7 +12,10 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use iroh::endpoint::ReadError;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const LIMIT: Option<u64> = Some(connection_code::LIMIT as u64);
 
@@ -327,4 +330,67 @@ async fn more_calls_than_allowed_are_refused_at_once() {
     .await;
     let _two = (held().await.unwrap(), held().await.unwrap());
     assert!(held().await.unwrap_err().is(ErrorCode::RateLimited));
+}
+
+/// First packets of so many handshakes with `home`, caught on their way.
+async fn first_packets(home: &TestNode, handshakes: usize) -> Vec<Vec<u8>> {
+    let trap = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let stranger = Stranger::new().await;
+    let dialling: Vec<_> = (0..handshakes)
+        .map(|_| {
+            let connecting = stranger.dial(home, trap.local_addr().unwrap());
+            tokio::spawn(connecting)
+        })
+        .collect();
+    let mut caught = Vec::new();
+    let mut buffer = [0; 2048];
+    while caught.len() < handshakes {
+        let bytes = soon(trap.recv(&mut buffer)).await.unwrap();
+        // A long header of version 1, type Initial (RFC 9000, section 17.2.2).
+        let is_initial = buffer[0] & 0xf0 == 0xc0 && buffer[1..5] == [0, 0, 0, 1];
+        if is_initial && bytes >= 1200 {
+            caught.push(buffer[..bytes].to_vec());
+        }
+    }
+    dialling.iter().for_each(|dialling| dialling.abort());
+    caught
+}
+
+/// The whole of 127.0.0.0/8 is this machine: each address is somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_ten_thousand_first_packets_from_everywhere_keep_no_known_peer_out() {
+    let home = home_with(&Offers::default()).await;
+    let client = bystander(&home).await;
+    let packets = first_packets(&home, 500).await;
+    let before = home.told("node/metrics", json!({})).await["memory_bytes"].clone();
+    let address = home.address();
+    let flood = tokio::spawn(async move {
+        for n in 0..10_000_u32 {
+            let from = std::net::Ipv4Addr::from(0x7f01_0000 + n % 2_000);
+            let socket = tokio::net::UdpSocket::bind((from, 0)).await.unwrap();
+            let packet = &packets[n as usize % packets.len()];
+            socket.send_to(packet, address).await.unwrap();
+            if n % 100 == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    });
+    let tablet = Stranger::known_to(&home, "tablet", &["test:*"]).await;
+    let mut slowest = Duration::ZERO;
+    while !flood.is_finished() {
+        let began = Instant::now();
+        let late = tablet.client(&home).await;
+        is_served(&late).await;
+        slowest = slowest.max(began.elapsed());
+        is_served(&client).await;
+        late.session().unwrap().close(0, "done");
+        // It keeps to the rate of one address, as peers do.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    flood.await.unwrap();
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    let after = home.told("node/metrics", json!({})).await;
+    let grown = after["memory_bytes"].as_u64().unwrap();
+    let grown = grown.saturating_sub(before.as_u64().unwrap());
+    assert!(grown < 64 * 1024 * 1024, "{grown} bytes more");
 }

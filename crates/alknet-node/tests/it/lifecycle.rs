@@ -224,8 +224,9 @@ async fn asking_whether_a_node_runs_never_keeps_it_from_starting() {
         let wait = Duration::from_millis(1);
         let mut asked_times = 0;
         while is_enough.recv_timeout(wait) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            control::is_running(&asked);
             asked_times += 1;
+            // Either answer may be right at this moment.
+            let _ = control::is_running(&asked);
         }
         asked_times
     });

@@ -14,7 +14,10 @@ use iroh::{
     endpoint::{Connection, ConnectionError, NetReportConfig, PortmapperConfig, presets},
 };
 use serde_json::{Value, json};
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 pub(crate) struct Stranger {
     pub(crate) endpoint: Endpoint,
@@ -60,6 +63,17 @@ impl Stranger {
         let address = EndpointAddr::from_parts(id, [TransportAddr::Ip(node.address())]);
         let connecting = soon(self.endpoint.connect(address, alpn));
         connecting.await.map_err(|error| format!("{error:#}"))
+    }
+
+    /// Begins a handshake with `node` at an address where it is not.
+    pub(crate) fn dial(&self, node: &TestNode, at: SocketAddr) -> impl Future<Output = ()> + use<> {
+        let id = EndpointId::from_bytes(&node.id()).unwrap();
+        let address = EndpointAddr::from_parts(id, [TransportAddr::Ip(at)]);
+        let endpoint = self.endpoint.clone();
+        async move {
+            // It ends when the caller has seen enough.
+            let _ = endpoint.connect(address, ALPN).await;
+        }
     }
 
     /// Speaks the call protocol with `node`.
