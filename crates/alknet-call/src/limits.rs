@@ -48,7 +48,8 @@ pub struct WireLimits {
     /// Bytes of a subscription's items that may be under way; 16 KiB at least.
     pub item_window_bytes: usize,
     /// Bytes of large payloads of one connection that are being received at
-    /// once, for inputs, replies and items each.
+    /// once, for inputs, replies and items each; and of replies that wait for
+    /// the other side to read them.
     pub large_bytes_max: usize,
     /// How long the `Hello`, and the first frame of a stream, may take.
     pub first_frame: Duration,

@@ -18,7 +18,14 @@ use alknet_core::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     select,
     sync::Semaphore,
@@ -37,6 +44,7 @@ pub(crate) struct Serving {
     pub(crate) limits: WireLimits,
     pub(crate) remote: PeerLimits,
     pub(crate) inputs: Arc<Semaphore>,
+    pub(crate) unread: Unread,
     pub(crate) strikes: Arc<Strikes>,
     pub(crate) running: Arc<Running>,
 }
@@ -180,9 +188,13 @@ async fn serve_call(
     };
     match kind {
         CallKind::Unary => {
+            if serving.unread.bytes() >= serving.limits.large_bytes_max {
+                return callee.conclude(Err(too_many_unread())).await;
+            }
             let outcome = callee.during(Box::pin(door.call(call))).await?;
             let outcome = outcome.map(Reply::into_output);
             let outcome = outcome.and_then(|output| callee.text(output));
+            let _waiting = outcome.as_ref().ok().map(|text| serving.unread.wait(text));
             callee.conclude(outcome).await
         }
         // Boxed, so that the many unary calls do not pay for their size.
@@ -200,6 +212,42 @@ async fn serve_call(
             Box::pin(serve_channel(door, windows, callee, call)).await
         }
     }
+}
+
+/// Bytes of replies that the other side has not taken yet. What was done is
+/// always answered; for whoever takes no answers nothing more is done.
+#[derive(Debug, Default)]
+pub(crate) struct Unread(AtomicUsize);
+
+impl Unread {
+    fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts a reply for as long as it waits.
+    fn wait(&self, reply: &Bytes) -> Waiting<'_> {
+        self.0.fetch_add(reply.len(), Ordering::Relaxed);
+        Waiting {
+            unread: self,
+            bytes: reply.len(),
+        }
+    }
+}
+
+struct Waiting<'a> {
+    unread: &'a Unread,
+    bytes: usize,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.unread.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+fn too_many_unread() -> CallError {
+    let message = "too many replies wait to be read on this connection";
+    CallError::new(ErrorCode::RateLimited, message).with_retry_after(Duration::from_secs(1))
 }
 
 fn call_of(

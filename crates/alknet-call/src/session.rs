@@ -4,7 +4,7 @@ use crate::{
     codec::Decoder,
     frame::{ApiKey, Frame, FrameError, Hello, PeerLimits},
     limits::{WireLimits, connection_code, stream_code},
-    serve::{Serving, serve},
+    serve::{Serving, Unread, serve},
     wire::room,
 };
 use alknet_core::{
@@ -221,6 +221,7 @@ impl Session {
             limits: limits.clone(),
             remote: remote.limits,
             inputs: room(limits.large_bytes_max),
+            unread: Unread::default(),
             strikes: strikes.clone(),
         };
         let line = Line {

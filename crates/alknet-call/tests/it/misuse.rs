@@ -226,6 +226,41 @@ async fn a_reply_that_nobody_reads_is_given_up() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// 64 MiB of them wait, and nothing more is done; what is read makes room.
+#[tokio::test]
+async fn replies_that_nobody_reads_do_not_pile_up() {
+    let node = Node::new(vec![]);
+    let (connection, _served) = serve_raw(&node).await;
+    let bytes = 4 * 1024 * 1024;
+    let large = invoke("demo/text", CallKind::Unary, &json!(bytes));
+    let mut streams = Vec::new();
+    for _ in 0..24 {
+        let mut stream = send(&connection, &large).await;
+        stream.send.finish();
+        // Until it was done, or refused.
+        settle().await;
+        streams.push(stream);
+    }
+    // All together: those that are not read would hold up the others.
+    let answers = futures::future::join_all(streams.into_iter().map(|mut stream| async move {
+        let mut answer = Vec::new();
+        stream.recv.read_to_end(&mut answer).await.unwrap();
+        answer
+    }));
+    let (done, refused): (Vec<_>, Vec<_>) = answers
+        .await
+        .into_iter()
+        .partition(|answer| answer[0] == 0x2e);
+    assert!(done.iter().all(|answer| answer.len() > bytes));
+    for answer in &refused {
+        let said = String::from_utf8_lossy(answer);
+        assert!(said.contains("RATE_LIMITED"), "{said}");
+    }
+    assert_eq!((done.len(), refused.len()), (16, 8));
+    settle().await;
+    assert_eq!(echoes(&connection).await[0], 0x2e);
+}
+
 #[tokio::test]
 async fn extensions_that_must_be_understood_are_refused_and_others_ignored() {
     let node = Node::new(vec![]);
