@@ -232,3 +232,37 @@ async fn fields_of_runtime_status_and_peers_are_promises() {
     peer["last_seen_at"] = json!("");
     golden("peer.json", &shape(&peer));
 }
+
+/// Finds `fn NAME(` below a folder.
+fn has_function(folder: &Path, name: &str) -> bool {
+    let wanted = format!("fn {name}(");
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => has_function(&path, name),
+            false => {
+                path.extension().is_some_and(|ext| ext == "rs")
+                    && std::fs::read_to_string(&path).unwrap().contains(&wanted)
+            }
+        }
+    })
+}
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/architecture/security.md")).unwrap();
+    let named: Vec<(&str, &str)> = page
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .filter(|code| code.contains("::"))
+        .filter_map(|code| Some((code.split_once(' ')?.0, code.rsplit_once("::")?.1)))
+        .collect();
+    assert!(named.len() > 60, "the tables were not understood");
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|(name, test)| !has_function(&root.join(format!("crates/alknet-{name}")), test))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -54,6 +54,8 @@ async fn a_peer_that_does_not_exist_is_not_found_and_one_that_does_is_suggested(
     assert!(error.is(ErrorCode::NotFound), "{error:?}");
     assert!(error.message.contains("`hoem`"), "{error:?}");
     assert_eq!(error.details.unwrap()["suggestions"], json!(["home"]));
+    let nobody = ask(pair.laptop.peer("Not A Name"), "test/echo", json!(1));
+    assert!(nobody.await.unwrap_err().is(ErrorCode::NotFound));
 }
 
 #[tokio::test(flavor = "multi_thread")]
