@@ -154,7 +154,7 @@ fn the_command_of_the_hint_gives_what_was_missing_and_nothing_else() {
     });
     // One program, and no other.
     pair.home
-        .cli(&["grant", "laptop", "shell/exec", "command:uname=exec"])
+        .cli(&["grant", "laptop", "shell:exec", "command:uname=exec"])
         .exits(0);
     pair.laptop.cli(&["exec", "home", "--", "uname"]).exits(0);
     let said = pair.laptop.cli(&["exec", "home", "--", "ls"]).exits(255);
@@ -245,7 +245,8 @@ fn removing_a_peer_ends_all_that_it_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_key_is_closed_before_a_stream_is_read() {
     let home = Node::start("home", "");
-    let refused = || home.cli(&["call", "node/metrics"]).exits(0).json()["streams_refused"].clone();
+    let refused =
+        || home.cli(&["call", "node/metrics"]).exits(0).json()["connections_refused"].clone();
     let before = refused();
     let endpoint = raw::endpoint().await;
     for alpn in [raw::CALL, raw::JOIN] {

@@ -120,17 +120,25 @@ fn cancelling_kills_what_sleeps_there_whatever_its_kind() {
         running.ended().exits(130);
         last_outcome(home, operation, "CANCELLED");
     }
-    // Also when the command line is killed, and cannot say anything.
+    // The background child of the stubborn one is gone as well, not orphaned.
+    eventually("no `sleep` is left", || {
+        (!(1..=4).any(sleeps_somewhere)).then_some(())
+    });
+}
+
+/// Slow: a command line that is killed cannot say anything, and its silence is
+/// believed after fifteen seconds.
+#[test]
+fn slow_killing_the_command_line_cancels_too() {
+    let pair = pair();
+    let (home, laptop) = (&pair.home, &pair.laptop);
     let mut running = laptop.spawn(&["call", "test/lines", "--on", "home"]);
     wait_for(home, &sleep(2));
     running.child.kill().unwrap();
     eventually("what ran is gone", || {
         home.children().is_empty().then_some(())
     });
-    // The background child of the stubborn one is gone as well, not orphaned.
-    eventually("no `sleep` is left", || {
-        (!(1..=4).any(sleeps_somewhere)).then_some(())
-    });
+    last_outcome(home, "test/lines", "CANCELLED");
 }
 
 #[test]
@@ -150,7 +158,6 @@ fn the_called_node_keeps_the_time_even_if_the_caller_sleeps() {
     eventually("what ran is gone", || {
         home.children().is_empty().then_some(())
     });
-    last_outcome(home, "test/sleep", "TIMEOUT");
     // The node that sent it stands still now: nobody else ends the call.
     let mut running = laptop.spawn(&[
         "call",
@@ -174,6 +181,7 @@ fn the_called_node_keeps_the_time_even_if_the_caller_sleeps() {
     );
     laptop.signal(Signal::CONT);
     assert_eq!(running.code().exits(1).error_code(), "TIMEOUT");
+    last_outcome(home, "test/sleep", "TIMEOUT");
     // A subscription and a channel keep to it too.
     for operation in ["test/lines", "test/bytes"] {
         let mut running = laptop.spawn(&[

@@ -16,6 +16,7 @@ use std::{
 const RELAY: &str = "ALKNET_E2E_RELAY";
 /// An address that both sides reach, at the machine in the middle.
 const MIDDLE: &str = "10.99.0.1";
+const PORT: u16 = 3340;
 
 /// Not a test of its own: started again by the test below, in the namespace in
 /// the middle, it is the relay. Otherwise it does nothing.
@@ -45,14 +46,14 @@ fn relay_process() {
 struct Relay(Child);
 
 impl Relay {
-    fn start(machine: &str) -> (Self, String) {
+    fn start(machine: &str, address: &str) -> (Self, String) {
         let mut command = ip();
         command
             .args(["netns", "exec", machine])
             .arg(std::env::current_exe().unwrap());
         command.args(["--exact", "e2e::relay::relay_process", "--nocapture"]);
         command
-            .env(RELAY, format!("{MIDDLE}:3340"))
+            .env(RELAY, format!("{address}:{PORT}"))
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = Lines::of(child.stdout.take().unwrap());
@@ -103,11 +104,16 @@ fn slow_two_nodes_without_a_direct_path_meet_through_a_relay() {
         return;
     };
     let [middle, one, other] = apart(&mut lab);
-    let (relay, url) = Relay::start(&middle);
+    let (relay, url) = Relay::start(&middle, MIDDLE);
     // The premise, measured: both reach the middle, neither the other.
-    assert!(lab.succeeds(&one, &["ping", "-c1", "-W5", MIDDLE]));
-    assert!(lab.succeeds(&other, &["ping", "-c1", "-W5", MIDDLE]));
-    assert!(!lab.succeeds(&one, &["ping", "-c1", "-W1", "10.98.2.2"]));
+    let (probe, _) = Relay::start(&other, "10.98.2.2");
+    let reaches = |machine: &str, address: &str| {
+        let open = format!(": < /dev/tcp/{address}/{PORT}");
+        lab.succeeds(machine, &["timeout", "2", "bash", "-c", &open])
+    };
+    assert!(reaches(&one, MIDDLE) && reaches(&other, MIDDLE) && reaches(&middle, "10.98.2.2"));
+    assert!(!reaches(&one, "10.98.2.2"));
+    drop(probe);
     let config = format!(
         "{}[[operation]]\nname = \"test/follow\"\nsummary = \"Counts for ever.\"\noutput = \"lines\"\n\
          command = [\"sh\", \"-c\", \"n=0; while n=$((n+1)); do echo $n; sleep 0.05; done\"]\n",

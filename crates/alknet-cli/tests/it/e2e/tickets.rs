@@ -153,8 +153,9 @@ fn a_ticket_that_the_node_does_not_know_is_wrong() {
     laptop.connected("home");
 }
 
+/// Slow: that nobody answers shows after fifteen seconds.
 #[test]
-fn a_ticket_of_a_node_that_is_away_could_not_reach_it() {
+fn slow_a_ticket_of_a_node_that_is_away_could_not_reach_it() {
     let mut home = Node::start("home", "");
     let laptop = Node::start("laptop", "");
     let good = ticket(&home, &[]);
