@@ -1,0 +1,140 @@
+//! `peers/join`: redeeming a ticket, and keeping whom it leads to.
+
+use super::{
+    super::{free_name, grant_texts, parse_grants, shell_notes},
+    JoinInput, JoinOutput,
+    edit::apply,
+};
+use crate::{
+    join::{self, JoinRequest},
+    node::Shared,
+    ticket::{Ticket, TicketError},
+};
+use alknet_core::{
+    CallError, Context, ErrorCode, PeerId,
+    storage::{IdentityChange, NodeKey, PeerAddresses, PeerRecord, Timestamp, hex32},
+};
+use serde_json::json;
+use std::sync::Arc;
+
+pub(super) async fn join_peer(
+    shared: &Arc<Shared>,
+    cx: &Context,
+    input: JoinInput,
+) -> Result<JoinOutput, CallError> {
+    let ticket = Ticket::parse(&input.ticket).map_err(ticket_error)?;
+    let now = shared.identities.now();
+    if ticket.expires_at <= now {
+        return Err(CallError::domain(
+            "TICKET_EXPIRED",
+            format!(
+                "this ticket expired at {}; ask for a new one",
+                ticket.expires_at
+            ),
+        ));
+    }
+    if shared.is_own_key(&ticket.node_id) {
+        return Err(CallError::domain(
+            "TICKET_INVALID",
+            "this ticket is of this node itself; redeem it on the other machine",
+        ));
+    }
+    if let Some(known) = shared
+        .identities
+        .snapshot()
+        .peers
+        .iter()
+        .find(|peer| peer.node_keys.iter().any(|key| key.key == ticket.node_id))
+    {
+        return Err(CallError::new(
+            ErrorCode::Conflict,
+            format!("this node is a peer already, as `{}`", known.id),
+        )
+        .with_details(json!({ "peer": known.id })));
+    }
+    let grants = parse_grants(shared, &input.grants, "/grants")?;
+    let wanted = input
+        .name
+        .as_deref()
+        .map(PeerId::parse)
+        .transpose()
+        .map_err(|error| CallError::invalid_field("/name", error.to_string()))?;
+    if let Some(name) = &wanted {
+        free_name(&shared.identities, name)?;
+    }
+    let request = JoinRequest {
+        ticket: &ticket,
+        own_name: shared.name(),
+        own_addresses: shared.own_addresses(),
+        gives: &grants,
+    };
+    let joined = join::redeem(shared.endpoint(), request).await?;
+    let id = match wanted {
+        Some(name) => name,
+        // The other side has us now: a taken name must not undo that.
+        None => PeerId::from_text(&joined.name)
+            .and_then(|name| {
+                free_name(&shared.identities, &name)
+                    .or_else(|taken| suggested(&taken))
+                    .ok()
+            })
+            .unwrap_or_else(|| fallback_name(&ticket)),
+    };
+    let mut record = PeerRecord::new(id.clone(), now);
+    record.grants = grants.clone();
+    record.node_keys = vec![NodeKey {
+        key: ticket.node_id,
+        until: None,
+    }];
+    record.addresses = joined_addresses(&ticket, &joined.addresses);
+    apply(shared, cx, IdentityChange::AddPeer(record), id.as_str()).await?;
+    shared.keep_link(&id);
+    Ok(JoinOutput {
+        notes: shell_notes(shared, id.as_str(), &grants),
+        peer: id.to_string(),
+        node_id: hex32::encode(&ticket.node_id),
+        you_are: joined.you_are.to_string(),
+        you_gave: grant_texts(&grants),
+        they_gave: joined.gives,
+        expires_at: joined.expires_at.map(|at: Timestamp| at.to_string()),
+    })
+}
+
+fn suggested(taken: &CallError) -> Result<PeerId, ()> {
+    let name = taken
+        .details
+        .as_ref()
+        .and_then(|details| details["suggestion"].as_str())
+        .ok_or(())?;
+    PeerId::parse(name).map_err(|_| ())
+}
+
+fn fallback_name(ticket: &Ticket) -> PeerId {
+    PeerId::parse(&format!("node-{}", &hex32::encode(&ticket.node_id)[..8]))
+        .expect("`node-` and hexadecimal digits are a slug")
+}
+
+/// The ticket's addresses, which its holder vouched for, and what the node
+/// itself says, as far as that is safe.
+fn joined_addresses(ticket: &Ticket, said: &PeerAddresses) -> PeerAddresses {
+    let loopback = ticket
+        .addresses
+        .iter()
+        .any(|address| address.ip().to_canonical().is_loopback());
+    let mut addresses = PeerAddresses {
+        direct: ticket.addresses.clone(),
+        relays: ticket.relays.clone(),
+    };
+    for address in crate::dialer::vetted(&said.direct, loopback) {
+        if !addresses.direct.contains(&address)
+            && addresses.direct.len() < crate::ticket::ADDRESSES_MAX
+        {
+            addresses.direct.push(address);
+        }
+    }
+    addresses
+}
+
+fn ticket_error(error: TicketError) -> CallError {
+    CallError::domain("TICKET_INVALID", error.to_string())
+}
