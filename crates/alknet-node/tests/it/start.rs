@@ -1,7 +1,7 @@
 //! A start that fails says why in one sentence, with what helps, and changes
 //! nothing.
 
-use crate::support::{builder, runs_commands, start};
+use crate::support::{builder, eventually, runs_commands, start};
 use alknet_node::{InitError, InitOptions, NodeBuilder, StartError, init};
 use serde_json::json;
 use std::{
@@ -193,7 +193,10 @@ async fn a_port_that_was_picked_and_is_taken_is_replaced() {
     let dir = used().await;
     let port = std::fs::read_to_string(dir.path().join("port")).unwrap();
     let port: u16 = port.trim().parse().unwrap();
-    let _taken = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+    let _taken = eventually("the node has let go of it", async || {
+        UdpSocket::bind(("127.0.0.1", port)).ok()
+    })
+    .await;
     let node = builder(dir.path(), "home").spawn().await.unwrap();
     assert!(!node.status().addresses[0].ends_with(&format!(":{port}")));
     node.shutdown(std::time::Duration::ZERO).await;
