@@ -20,13 +20,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::{
+    sync::{Notify, broadcast, watch},
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// First delay between two attempts to reach a peer.
 pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// Longest delay between two attempts to reach a peer.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// How long a channel waits for a connection of its own, before it shares the
+/// calls' one, and how long nobody tries again.
+const CHANNELS_DIAL_MAX: Duration = Duration::from_secs(3);
+const CHANNELS_RETRY: Duration = Duration::from_secs(60);
 /// A link that held this long is dialled again without delay.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// In its Hello: this side serves operations, so they are worth importing.
@@ -141,7 +148,8 @@ pub(crate) struct Link {
     wake: Notify,
     supervised: Mutex<bool>,
     pub(crate) gone: CancellationToken,
-    dialling_channels: tokio::sync::Mutex<()>,
+    /// Held while a connection for channels is dialled; when that last failed.
+    channels_failed: tokio::sync::Mutex<Option<Instant>>,
 }
 
 struct Shared {
@@ -329,7 +337,7 @@ impl Links {
             wake: Notify::new(),
             supervised: Mutex::new(false),
             gone: self.0.stop.child_token(),
-            dialling_channels: tokio::sync::Mutex::new(()),
+            channels_failed: tokio::sync::Mutex::new(None),
         });
         links.insert(peer.clone(), link.clone());
         let (links, importing) = (self.clone(), link.clone());
@@ -418,7 +426,7 @@ impl Links {
                 continue;
             }
             self.set_state(link, LinkState::Connecting, None);
-            let began = tokio::time::Instant::now();
+            let began = Instant::now();
             let failed = match self.dial(link, false).await {
                 // The task that the link belongs to now tells when it ends.
                 Ok(session) => {
@@ -484,12 +492,17 @@ impl Links {
         if let Some(session) = link.channel_session() {
             return Ok(session);
         }
-        let _one_dials = link.dialling_channels.lock().await;
+        let mut failed = link.channels_failed.lock().await;
         if let Some(session) = link.channel_session() {
             return Ok(session);
         }
-        match self.dial(&link, true).await {
+        if failed.is_some_and(|at| at.elapsed() < CHANNELS_RETRY) {
+            return Ok(calls);
+        }
+        let dialled = timeout(CHANNELS_DIAL_MAX, self.dial(&link, true)).await;
+        match dialled.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(session) => {
+                *failed = None;
                 let (links, link, ending) = (self.clone(), link.clone(), session.clone());
                 self.0.tasks.spawn(async move {
                     ending.closed().await;
@@ -498,6 +511,7 @@ impl Links {
                 Ok(session)
             }
             Err(cause) => {
+                *failed = Some(Instant::now());
                 tracing::debug!(%peer, cause, "no second connection, channels share the first");
                 Ok(calls)
             }

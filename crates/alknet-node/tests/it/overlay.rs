@@ -374,3 +374,23 @@ async fn what_a_hostile_peer_says_of_its_operations_is_cleaned() {
     );
     assert!(entry["description"].as_str().unwrap().chars().count() <= 16_384 + 1);
 }
+
+/// A peer behind a NAT came by itself; nobody can dial it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_cannot_be_dialled_carries_channels_beside_its_calls() {
+    let home = start("home").await;
+    let tablet = Stranger::known_to(&home, "tablet", &[]).await;
+    let offers = Offers::default();
+    let _session = tablet.offer(&home, offers.operations()).await;
+    soon(until_held(&home, "tablet", "test/mirror", true)).await;
+    let there = home.peer("tablet");
+    for n in 0..3 {
+        let opened = there.open("test/hold-channel", &());
+        // Only the first may have waited for a connection of its own.
+        let opened = match n {
+            0 => soon(opened).await,
+            _ => promptly(opened).await,
+        };
+        opened.unwrap();
+    }
+}
