@@ -24,6 +24,15 @@ pub(crate) fn load() -> String {
     text.split(' ').next().unwrap_or_default().to_owned()
 }
 
+/// How readily this process gives way to others: from 19, always, to -20, never.
+pub(crate) fn niceness() -> String {
+    // Counted from the end of the program's name, which may hold spaces.
+    let text = read("/proc/self/stat");
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let nice = fields.split_ascii_whitespace().nth(16);
+    nice.unwrap_or("unknown").to_owned()
+}
+
 /// The version of a crate that this program was built with.
 pub(crate) fn version_of(name: &str) -> &'static str {
     let wanted = format!("name = \"{name}\"\nversion = \"");
@@ -85,5 +94,6 @@ mod tests {
     fn the_machine_is_known() {
         assert!(cpu_ns() > 0 && memory_peak_kib() > 0);
         assert!(describe().contains("Linux") && !load().is_empty());
+        assert!((-20..20).contains(&niceness().parse::<i32>().unwrap_or(99)));
     }
 }

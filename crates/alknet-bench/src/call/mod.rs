@@ -110,6 +110,8 @@ pub(crate) struct Plan {
     rounds: usize,
     /// Turns of each contender in each event of a round.
     turns: usize,
+    /// The same where bytes are moved.
+    bulk_turns: usize,
     /// Milliseconds of a turn of calls.
     unary_ms: u64,
     in_flight: &'static [usize],
@@ -124,6 +126,7 @@ impl Plan {
         Self {
             rounds: 5,
             turns: 3,
+            bulk_turns: 2,
             unary_ms: 400,
             in_flight: &[1, 16, 256],
             bulk_bytes: 1 << 30,
@@ -137,6 +140,7 @@ impl Plan {
         Self {
             rounds: 2,
             turns: 3,
+            bulk_turns: 3,
             unary_ms: 150,
             bulk_bytes: 1 << 28,
             items: 50_000,
@@ -150,6 +154,7 @@ impl Plan {
         Self {
             rounds: 1,
             turns: 1,
+            bulk_turns: 1,
             unary_ms: 20,
             in_flight: &[1, 4],
             bulk_bytes: 1 << 20,
@@ -259,7 +264,11 @@ pub(crate) fn measure(plan: &Plan) -> Result<String> {
     let load_before = machine::load();
     for _ in 0..plan.rounds {
         for event in &mut events {
-            for _ in 0..plan.turns {
+            let turns = match event.work {
+                Work::Upload { .. } | Work::Download { .. } => plan.bulk_turns,
+                _ => plan.turns,
+            };
+            for _ in 0..turns {
                 for contender in event.contenders {
                     let pair = pairs.get_mut(contender).context("started above")?;
                     let turn = pair.turn(&event.work)?;

@@ -7,7 +7,7 @@ use std::{
     fmt::{self, Write},
 };
 
-/// What is known of goals that are missed; written by people.
+/// How it is measured; written by people.
 const NOTES: &str = include_str!("notes.md");
 
 /// A goal and what was found.
@@ -67,10 +67,11 @@ fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result
     )?;
     writeln!(
         out,
-        "- Machine: {}. Load average before and after: {} and {}; whatever runs\n  beside it takes from all contenders alike.",
+        "- Machine: {}. Load average before and after: {} and {}; niceness {}.",
         machine::describe(),
         load.0,
-        load.1
+        load.1,
+        machine::niceness()
     )?;
     writeln!(
         out,
@@ -82,13 +83,14 @@ fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result
     )?;
     writeln!(
         out,
-        "- {} rounds; in each round, and for each line, the contenders take {} turns\n  one after the other (A B C A B C …): {} ms of calls, {} of bytes, {} items,\n  or {} calls through the door.",
+        "- {} rounds; in each round, and for each line, the contenders take {} turns\n  one after the other (A B C A B C …): {} ms of calls, {} items, or {} calls\n  through the door; and {} turns of {}.",
         plan.rounds,
         plan.turns,
         plan.unary_ms,
-        bytes(plan.bulk_bytes),
         plan.items,
-        plan.door_calls
+        plan.door_calls,
+        plan.bulk_turns,
+        bytes(plan.bulk_bytes)
     )?;
     writeln!(
         out,
