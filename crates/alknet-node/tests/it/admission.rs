@@ -189,11 +189,18 @@ async fn a_removed_peer_loses_what_it_has_open_within_a_second() {
             "{code}"
         );
     }
-    let Ok(again) = tablet.connect(&home, ALPN).await else {
-        return;
-    };
-    promptly(again.closed()).await;
-    assert_eq!(close_code(&again), NOT_ADMITTED);
+    if let Ok(again) = tablet.connect(&home, ALPN).await {
+        promptly(again.closed()).await;
+        assert_eq!(close_code(&again), NOT_ADMITTED);
+    }
+    // What was cut is in the log, all of it.
+    eventually("three rows", async || {
+        let rows = home.audit(json!({ "caller": "tablet" })).await;
+        let outcomes: Vec<_> = rows.iter().map(|row| &row["outcome"]).collect();
+        assert!(!outcomes.contains(&&json!("ok")), "{rows:?}");
+        (outcomes.len() == 3).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
