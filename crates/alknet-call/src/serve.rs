@@ -12,8 +12,8 @@ use crate::{
 };
 use alknet_core::{
     Call, CallError, CallId, Caller, Dispatcher, ErrorCode, Input, Interaction, OperationName,
-    Originator, PIPE_WINDOW_BYTES, PeerId, Reply, RouteStep, Subscription, Surface, TraceContext,
-    clean_foreign_text,
+    Originator, PIPE_WINDOW_BYTES, PeerId, Reply, Route, RouteStep, Subscription, Surface,
+    TraceContext, clean_foreign_text,
     transport::{BiStream, Connection},
 };
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// Longest budget that is taken at its word.
 const BUDGET_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -52,33 +53,25 @@ pub(crate) struct Serving {
 /// Serves calls until the connection ends; then every call of it has ended.
 pub(crate) async fn serve(serving: Arc<Serving>) {
     let mut streams = JoinSet::new();
-    let connection = serving.connection.clone();
-    let mut more_uni = connection.accept_uni();
-    loop {
-        select! {
-            stream = connection.accept_bi() => match stream {
-                Ok(stream) => {
-                    while let Some(ended) = streams.try_join_next() {
-                        note_panic(ended);
-                    }
-                    streams.spawn(serve_stream(serving.clone(), stream));
-                }
-                Err(_) => break,
-            },
-            uni = &mut more_uni => match uni {
-                // After the `Hello` there is nothing to say on such a stream.
-                Ok(mut uni) => {
-                    uni.stop(stream_code::UNEXPECTED);
-                    serving.strikes.strike(&"a second unidirectional stream");
-                    more_uni = connection.accept_uni();
-                }
-                Err(_) => break,
-            },
+    // A task of its own: beside `accept_bi` it would be asked with every call.
+    let _refusing = AbortOnDropHandle::new(tokio::spawn(refuse_uni(serving.clone())));
+    while let Ok(stream) = serving.connection.accept_bi().await {
+        while let Some(ended) = streams.try_join_next() {
+            note_panic(ended);
         }
+        streams.spawn(serve_stream(serving.clone(), stream));
     }
     streams.abort_all();
     while let Some(ended) = streams.join_next().await {
         note_panic(ended);
+    }
+}
+
+/// After the `Hello` there is nothing to say on a unidirectional stream.
+async fn refuse_uni(serving: Arc<Serving>) {
+    while let Ok(mut uni) = serving.connection.accept_uni().await {
+        uni.stop(stream_code::UNEXPECTED);
+        serving.strikes.strike(&"a second unidirectional stream");
     }
 }
 
@@ -272,32 +265,39 @@ fn call_of(
             ),
         ));
     }
-    let mut call = Call::named(operation, caller.clone());
+    let mut route = Route::new();
     for step in &invoke.route {
-        call.route.push(match step.as_str() {
+        route.push(match step.as_str() {
             "any" => RouteStep::Any,
             peer => RouteStep::Peer(
                 PeerId::parse(peer).map_err(|_| no_such(door, caller, &invoke.operation))?,
             ),
         });
     }
-    if invoke.call_id != [0; 16] {
-        call.id = CallId::from_bytes(invoke.call_id);
-    }
-    call.via = invoke.via;
-    call.input = Input::Json(input);
-    call.originator = invoke.originator.map(|(node, label)| Originator {
-        node: clean_foreign_text(&node, usize::MAX),
-        label: clean_foreign_text(&label, usize::MAX),
-    });
-    call.deadline = invoke
-        .budget_ms
-        .map(|ms| Instant::now() + Duration::from_millis(ms).min(BUDGET_MAX));
-    call.idempotency_key = invoke.idempotency_key;
-    call.trace = invoke.trace.map(TraceContext);
-    call.interaction = interaction;
-    call.surface = Surface::CALL;
-    Ok(call)
+    Ok(Call {
+        id: match invoke.call_id {
+            id if id == [0; 16] => CallId::new(),
+            id => CallId::from_bytes(id),
+        },
+        parent: None,
+        operation,
+        route,
+        via: invoke.via,
+        input: Input::Json(input),
+        caller: caller.clone(),
+        originator: invoke.originator.map(|(node, label)| Originator {
+            node: clean_foreign_text(&node, usize::MAX),
+            label: clean_foreign_text(&label, usize::MAX),
+        }),
+        deadline: invoke
+            .budget_ms
+            .map(|ms| Instant::now() + Duration::from_millis(ms).min(BUDGET_MAX)),
+        idempotency_key: invoke.idempotency_key,
+        trace: invoke.trace.map(TraceContext),
+        interaction,
+        surface: Surface::CALL,
+        session: None,
+    })
 }
 
 /// What the door says of a name that cannot exist.

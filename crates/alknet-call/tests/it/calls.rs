@@ -332,6 +332,8 @@ async fn a_panic_outside_of_any_handler_harms_one_stream_alone() {
 async fn ten_thousand_cancelled_calls_leak_no_task() {
     let node = Node::new(vec![]);
     let pair = connect(&node).await;
+    // The sessions' own tasks have begun.
+    settle().await;
     let metrics = tokio::runtime::Handle::current().metrics();
     let before = metrics.num_alive_tasks();
     for round in 0..100 {
