@@ -27,7 +27,12 @@ pub(crate) trait Client: Send + Sync + 'static {
 /// Follows orders with `client` until there are no more.
 pub(crate) async fn serve(client: impl Client) -> Result<()> {
     let client = Arc::new(client);
-    let ended = follow("ready", |work| run(client.clone(), work)).await;
+    let ended = follow("ready", |work| {
+        // On a thread of the runtime: the main one has to be woken by the system.
+        let running = tokio::spawn(run(client.clone(), work));
+        async { running.await? }
+    })
+    .await;
     client.close().await;
     ended
 }
