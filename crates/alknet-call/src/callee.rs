@@ -68,8 +68,8 @@ impl Callee {
         may
     }
 
-    /// Runs `work` while the caller is listened to. It comes boxed: a task
-    /// that holds it by value is moved around in whole several times a call.
+    /// Runs `work` while the caller is listened to. It comes pinned: taken by
+    /// value, it would be held twice.
     pub(crate) async fn during<T>(
         &mut self,
         mut work: impl Future<Output = T> + Unpin,

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::{
     future::pending,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -59,7 +60,8 @@ pub(crate) async fn serve(serving: Arc<Serving>) {
         while let Some(ended) = streams.try_join_next() {
             note_panic(ended);
         }
-        streams.spawn(serve_stream(serving.clone(), stream));
+        // Boxed: a task moves what it runs by value, in whole, several times.
+        streams.spawn(Box::pin(serve_stream(serving.clone(), stream)));
     }
     streams.abort_all();
     while let Some(ended) = streams.join_next().await {
@@ -184,7 +186,7 @@ async fn serve_call(
             if serving.unread.bytes() >= serving.limits.large_bytes_max {
                 return callee.conclude(Err(too_many_unread())).await;
             }
-            let outcome = callee.during(Box::pin(door.call(call))).await?;
+            let outcome = callee.during(pin!(door.call(call))).await?;
             let outcome = outcome.map(Reply::into_output);
             let outcome = outcome.and_then(|output| callee.text(output));
             let _waiting = outcome.as_ref().ok().map(|text| serving.unread.wait(text));
@@ -320,7 +322,7 @@ async fn serve_subscription(
     // What a peer's operation takes is checked when its next item is asked for.
     let mut is_watched = call.route.is_empty();
     let deadline = call.deadline;
-    let mut items = match callee.during(Box::pin(door.subscribe(call))).await? {
+    let mut items = match callee.during(pin!(door.subscribe(call))).await? {
         Ok(items) => items,
         Err(error) => return callee.conclude(Err(error)).await,
     };
@@ -400,7 +402,7 @@ async fn serve_channel(
     callee: &mut Callee,
     call: Call,
 ) -> Result<(), WireError> {
-    let opened = match callee.during(Box::pin(door.open(call))).await? {
+    let opened = match callee.during(pin!(door.open(call))).await? {
         Ok(opened) => opened,
         Err(error) => return callee.conclude(Err(error)).await,
     };
