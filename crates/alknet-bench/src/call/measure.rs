@@ -43,11 +43,7 @@ async fn run<C: Client>(client: Arc<C>, work: Work) -> Result<Measured> {
             payload,
             in_flight,
             ms,
-        } => {
-            // What was idle is woken before the clock runs.
-            unary(&client, payload, in_flight, ms / 8).await?;
-            unary(&client, payload, in_flight, ms).await
-        }
+        } => unary(&client, payload, in_flight, ms).await,
         Work::Upload { bytes } => counted(bytes, client.upload(bytes)).await,
         Work::Download { bytes } => counted(bytes, client.download(bytes)).await,
         Work::Items { count } => counted(count, client.items(count)).await,

@@ -238,6 +238,20 @@ impl Pair {
     }
 
     fn turn(&mut self, work: &Work) -> Result<Turn> {
+        if let &Work::Unary {
+            payload,
+            in_flight,
+            ms,
+        } = work
+        {
+            // What was idle is woken before anything is counted.
+            let ms = ms / 8;
+            self.client.measure(&Work::Unary {
+                payload,
+                in_flight,
+                ms,
+            })?;
+        }
         let (client, server) = self.usage()?;
         let measured = self.client.measure(work)?;
         let (client_after, server_after) = self.usage()?;
