@@ -62,6 +62,13 @@ pub struct ResourceRule {
     pub at: JsonPointer,
     /// Lets a caller through to what it created.
     pub owner: bool,
+    /// What the operation acts on when the input names nothing there, in
+    /// canonical form. Without one, an input that names nothing is refused.
+    pub absent: Option<String>,
+    /// For addresses: a name is let through also if only an address that it
+    /// might resolve to is held. The handler then asks for each address, with
+    /// [`Permit::check_address`](crate::Permit::check_address).
+    pub resolves: bool,
 }
 
 /// A JSON pointer (RFC 6901).

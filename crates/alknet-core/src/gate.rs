@@ -5,13 +5,17 @@ use crate::{
     access::{Access, AccessControl, ResourceRule},
     error::{CallError, ErrorCode},
     identity::{Caller, CallerKind, Identity},
-    name::Scope,
+    name::{OperationName, Scope},
     registry::Entry,
-    resource::{ResourceKind, canonical_resource},
+    resource::{
+        AddressClass, ResourceKind, canonical_resource, canonical_socket, is_covered_by_whole,
+        judged_socket, name_in,
+    },
     spec::Visibility,
     storage::OwnershipProvider,
 };
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 
 /// Stands for a resource that is not known yet.
 const SOME: char = '…';
@@ -100,23 +104,41 @@ fn is_granted_whole(caller: &Caller, entry: &Entry) -> bool {
     entry.peer().is_none() && caller.identity().operations.contains(&entry.spec().name)
 }
 
-/// An operation of a peer takes `peer:<id>` with an action that covers it.
+/// An operation of a peer takes `peer:<id>` with an action that covers it; one
+/// behind a peer takes the whole route, which `peer:<id>` alone does not cover.
 fn peer_route(caller: &Caller, entry: &Entry) -> Option<Decision> {
-    let peer = entry.peer()?;
-    let name = entry.spec().name.as_str();
-    if caller
-        .identity()
-        .resources
-        .holds(ResourceKind::Peer, name, peer.as_str())
-    {
+    let way = entry.way()?;
+    let name = &entry.spec().name;
+    if may_go(caller, way, name) {
         return None;
     }
     // Whoever may not use a peer does not learn what it offers.
     Some(if caller.is_authenticated() {
-        Decision::MissingResource(format!("peer:{peer}={name}"))
+        Decision::MissingResource(way_resource(way, name))
     } else {
         Decision::Unauthenticated
     })
+}
+
+/// Whether `caller` may call `name` at the end of a route.
+pub(crate) fn may_go(caller: &Caller, way: &str, name: &OperationName) -> bool {
+    let held = &caller.identity().resources;
+    held.holds(ResourceKind::Peer, name.as_str(), way)
+}
+
+/// What is told to whoever may not: the same whether the peers exist or not.
+pub(crate) fn no_way(caller: &Caller, way: &str, name: &OperationName) -> CallError {
+    let missing = way_resource(way, name);
+    let message = format!(
+        "`{}` may not call `{name}`: missing resource `{missing}`",
+        caller.id()
+    );
+    let details = json!({ "caller": caller.id(), "operation": name, "missing": { "resource": missing }, "grant": missing });
+    CallError::new(ErrorCode::Forbidden, message).with_details(details)
+}
+
+fn way_resource(way: &str, name: &OperationName) -> String {
+    format!("peer:{way}={name}")
 }
 
 fn missing_scopes(caller: &Caller, rule: &AccessControl) -> Option<Vec<Scope>> {
@@ -149,9 +171,12 @@ fn check_resources(
 ) -> Decision {
     let mut checked = Vec::new();
     for rule in &rule.resources {
+        let mut absent = rule.absent.clone().map(Value::String);
         let texts: Vec<&mut Value> = match rule.at.find(input) {
             Some(text @ Value::String(_)) => vec![text],
             Some(Value::Array(items)) if !items.is_empty() => items.iter_mut().collect(),
+            // Nothing there, which the operation says the meaning of.
+            None if absent.is_some() => absent.iter_mut().collect(),
             _ => return Decision::NoResource(rule.at.as_str().into()),
         };
         for text in texts {
@@ -179,7 +204,9 @@ fn check_one(
         message: error.to_string(),
     })?;
     let named = format!("{}:{canonical}={}", rule.kind, rule.action);
-    if !is_held(caller, rule, whole, &canonical, owners) {
+    let is_let_in = is_held(caller, rule, whole, &canonical, owners)
+        || (rule.resolves && might_resolve(caller, rule, &canonical));
+    if !is_let_in {
         return Err(Decision::MissingResource(named));
     }
     // The handler reads what was checked, not what was sent.
@@ -198,9 +225,65 @@ fn is_held(
 ) -> bool {
     let Identity { id, resources, .. } = &**caller.identity();
     let (kind, action) = (rule.kind, rule.action.as_str());
+    let whole = whole && (kind != ResourceKind::Net || is_covered_by_whole(action, canonical));
     resources.holds(kind, action, canonical)
         || (whole || (rule.owner && owners.owns(id, kind, canonical)))
             && !resources.denies(kind, action, canonical)
+}
+
+/// Whether a name is let through to be resolved: the handler asks again for
+/// each address, with [`step_resolved`].
+fn might_resolve(caller: &Caller, rule: &ResourceRule, canonical: &str) -> bool {
+    let resources = &caller.identity().resources;
+    name_in(canonical).is_some()
+        && resources.might_hold_resolved(&rule.action, canonical)
+        && !resources.denies(rule.kind, &rule.action, canonical)
+}
+
+/// Why an address is refused that a caller named, or that a name resolved to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RefusedAddress {
+    /// By this grant, whatever else is held.
+    Denied(String),
+    /// This is not held: `net:host:port=action`.
+    Missing(String),
+}
+
+/// Whether `action` on `address` is allowed, to which the caller's `asked`
+/// (`host:port` in canonical form) was resolved. The address may be held
+/// itself; or the name is, and stands for addresses of that class.
+pub(crate) fn step_resolved(
+    caller: &Caller,
+    entry: &Entry,
+    action: &str,
+    asked: &str,
+    address: SocketAddr,
+    owners: &dyn OwnershipProvider,
+) -> Result<(), RefusedAddress> {
+    let kind = ResourceKind::Net;
+    let resources = &caller.identity().resources;
+    let resolved = canonical_socket(address);
+    for text in [asked, resolved.as_str()] {
+        if let Some(grant) = resources.barred_by(kind, action, text) {
+            return Err(RefusedAddress::Denied(format!("!{grant}")));
+        }
+    }
+    let name = name_in(asked);
+    let fits = |name: &String| AddressClass::of(address.ip()).fits_name(name);
+    let name_fits = name.as_ref().is_some_and(fits);
+    if step(caller, entry, kind, action, &resolved, owners)
+        || (name_fits && resources.holds(kind, action, asked))
+    {
+        return Ok(());
+    }
+    let missing = if name_fits {
+        asked
+    } else {
+        &judged_socket(address)
+    };
+    Err(RefusedAddress::Missing(format!(
+        "{kind}:{missing}={action}"
+    )))
 }
 
 /// One step of a data plane that was let in for `entry`: `action` on a
@@ -268,10 +351,10 @@ pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Opt
 /// missing, or the operation with all that its rule asks for.
 fn grant_for(decision: &Decision, entry: &Entry) -> String {
     let name = &entry.spec().name;
-    match (decision, entry.peer()) {
+    match (decision, entry.way()) {
         (Decision::MissingResource(resource), _) if !resource.contains(SOME) => resource.clone(),
         (Decision::MissingScope(scopes), Some(_)) if !scopes.is_empty() => scopes[0].to_string(),
-        (_, Some(peer)) => format!("peer:{peer}={name}"),
+        (_, Some(way)) => way_resource(way, name),
         (_, None) => name.to_string(),
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     handler::{ChannelOpening, Handler, ItemStream},
     identity::Identity,
     name::{OperationName, OperationPattern, PeerId, Scope},
-    resource::{ResourceGrant, ResourceKind},
+    resource::{ResourceGrant, ResourceKind, canonical_resource},
     schema::Schema,
     spec::{ErrorSpec, Example, Hints, Kind, OperationLimits, OperationSpec, Resume, Visibility},
 };
@@ -175,6 +175,8 @@ impl OperationBuilder {
                 action: action.into(),
                 at,
                 owner: false,
+                absent: None,
+                resolves: false,
             }),
             (None, _) => self
                 .problems
@@ -190,6 +192,34 @@ impl OperationBuilder {
         match self.rule().resources.last_mut() {
             Some(rule) => rule.owner = true,
             None => self.problems.push("`or_owner` follows a `resource`".into()),
+        }
+        self
+    }
+
+    /// What the operation acts on when its input names no resource, by the last
+    /// `resource` rule: a caller that leaves it out needs the right to this.
+    pub fn when_absent(mut self, resource: &str) -> Self {
+        let Some(rule) = self.rule().resources.last_mut() else {
+            self.problems
+                .push("`when_absent` follows a `resource`".into());
+            return self;
+        };
+        match canonical_resource(rule.kind, resource) {
+            Ok(canonical) => rule.absent = Some(canonical),
+            Err(error) => self.problems.push(format!("`{resource}`: {error}")),
+        }
+        self
+    }
+
+    /// Lets a name through, by the last `resource` rule, also if only an
+    /// address that it might resolve to is held; the handler asks for each
+    /// address, with [`Permit::check_address`](crate::Permit::check_address).
+    pub fn or_resolved(mut self) -> Self {
+        match self.rule().resources.last_mut() {
+            Some(rule) if rule.kind == ResourceKind::Net => rule.resolves = true,
+            _ => self
+                .problems
+                .push("`or_resolved` follows a `resource` of the kind `net`".into()),
         }
         self
     }

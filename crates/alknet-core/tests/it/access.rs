@@ -188,6 +188,30 @@ async fn a_pointer_that_finds_no_text_denies() {
 }
 
 #[tokio::test]
+async fn what_an_absent_name_stands_for_is_asked_for_and_nothing_else_is_absent() {
+    let shell = || {
+        query(|op| {
+            op.requires("shell:open")
+                .resource("command", "exec", "/argv/0")
+                .when_absent("/bin/sh")
+        })
+    };
+    let whole = ["demo/thing"];
+    let named = ["shell:open", "command:/bin/sh=exec"];
+    let other = ["shell:open", "command:ls=exec"];
+    for input in [json!({}), json!({ "argv": null }), json!({ "argv": [] })] {
+        check(shell(), &whole, input.clone(), OK).await;
+        check(shell(), &named, input.clone(), OK).await;
+        check(shell(), &other, input, FORBIDDEN).await;
+    }
+    check(shell(), &other, json!({ "argv": ["ls"] }), OK).await;
+    check(shell(), &named, json!({ "argv": ["ls"] }), FORBIDDEN).await;
+    for program in [json!(null), json!(1), json!({}), json!([])] {
+        check(shell(), &named, json!({ "argv": [program] }), FORBIDDEN).await;
+    }
+}
+
+#[tokio::test]
 async fn every_element_of_an_array_is_checked() {
     let grants = ["fs:read", "bucket:www/**=read"];
     check_file(&grants, json!(["www/a", "www/b"]), OK).await;

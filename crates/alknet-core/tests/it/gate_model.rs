@@ -218,6 +218,8 @@ fn access(case: &Case) -> Access {
         action: (*action).into(),
         at: JsonPointer::parse(at).unwrap(),
         owner: *owner,
+        absent: None,
+        resolves: false,
     });
     Access::Rule(AccessControl {
         scopes_all: scopes(&case.all),
