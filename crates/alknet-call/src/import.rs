@@ -13,7 +13,7 @@ use alknet_core::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
 use std::{future::ready, sync::Arc, time::Duration};
@@ -332,7 +332,10 @@ fn forward(links: &Links, peer: &PeerId, name: &OperationName, kind: Kind) -> Ha
                 peer.clone(),
                 request(&links, &name, &cx, input),
             );
-            Box::pin(async move { links.session(&peer)?.call(request).await })
+            Box::pin(async move {
+                let answered = links.session(&peer)?.call(request).await;
+                answered.map_err(|error| lost_at(&peer, error))
+            })
         })),
         Kind::Subscription => Handler::Stream(Arc::new(move |cx, input| {
             let (links, peer, request) = (
@@ -340,7 +343,13 @@ fn forward(links: &Links, peer: &PeerId, name: &OperationName, kind: Kind) -> Ha
                 peer.clone(),
                 request(&links, &name, &cx, input),
             );
-            Box::pin(async move { Ok(links.session(&peer)?.subscribe(request).await?.boxed()) })
+            Box::pin(async move {
+                let items = links.session(&peer)?.subscribe(request).await;
+                let items = items.map_err(|error| lost_at(&peer, error))?;
+                Ok(items
+                    .map_err(move |error| lost_at(&peer, error))
+                    .boxed())
+            })
         })),
         Kind::Channel => Handler::Channel(Arc::new(move |cx, input, opening| {
             let (links, peer, request) = (
@@ -348,26 +357,37 @@ fn forward(links: &Links, peer: &PeerId, name: &OperationName, kind: Kind) -> Ha
                 peer.clone(),
                 request(&links, &name, &cx, input),
             );
-            Box::pin(
-                async move { splice(links.channel_session(&peer).await?, request, opening).await },
-            )
+            Box::pin(async move {
+                let session = links.channel_session(&peer).await?;
+                let ended = splice(session, request, opening).await;
+                ended.map_err(|error| lost_at(&peer, error))
+            })
         })),
     }
 }
 
-/// The next node's view of the call: its budget, who is said to have started
-/// it, and the nodes it has passed.
+/// Says which peer was lost, unless that is said already: by the node that
+/// lost it, if the call went further than one peer.
+fn lost_at(peer: &PeerId, error: CallError) -> CallError {
+    let is_lost = error.is(ErrorCode::Lost) || error.is(ErrorCode::Unavailable);
+    if !is_lost || error.details.is_some() {
+        return error;
+    }
+    let message = format!("peer `{peer}`: {}", error.message);
+    CallError { message, ..error }.with_details(json!({ "peer": peer }))
+}
+
+/// The next node's view of the call: its budget, the peers that it has yet to
+/// pass, who is said to have started it, and the nodes it has passed.
 fn request(links: &Links, name: &OperationName, cx: &Context, input: Input) -> Request {
     let door = links.door();
     let mut via = cx.via().to_vec();
     via.extend(door.node_id().copied());
     let mut request = Request::new(name.clone(), input.into_bytes());
     request.budget = cx.remaining();
+    request.route = cx.route().iter().skip(1).cloned().collect();
     request.via = via;
-    request.originator = cx
-        .originator()
-        .cloned()
-        .or_else(|| Some(door.originator(cx.principal())));
+    request.originator = door.originator_beyond(cx.principal(), cx.originator());
     request.idempotency_key = cx.idempotency_key().map(str::to_owned);
     request.trace = cx.trace().cloned();
     request.interaction = cx.interaction().clone();

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-/// Nodes that a route may name.
-pub const ROUTE_STEPS_MAX: usize = 4;
+/// Peers that a route may name.
+pub use alknet_core::ROUTE_STEPS_MAX;
 /// Nodes that a call may have passed.
 pub const VIA_NODES_MAX: usize = 8;
 /// Bytes of an idempotency key, of a tracing context, of an originator's label.

@@ -318,9 +318,8 @@ async fn serve_subscription(
     callee: &mut Callee,
     call: Call,
 ) -> Result<(), WireError> {
-    let name = call.operation.clone();
-    // What a peer's operation takes is checked when its next item is asked for.
-    let mut is_watched = call.route.is_empty();
+    let (name, route) = (call.operation.clone(), call.route.clone());
+    let mut is_watched = true;
     let deadline = call.deadline;
     let mut items = match callee.during(pin!(door.subscribe(call))).await? {
         Ok(items) => items,
@@ -352,7 +351,7 @@ async fn serve_subscription(
             // reader takes none, somebody else must.
             changed = changes.changed(), if stalled && is_watched => {
                 is_watched = changed.is_ok();
-                if let Err(refused) = door.may_call(caller, name.as_str()) {
+                if let Err(refused) = door.may_call_at(caller, &name, &route) {
                     break Err(refused);
                 }
             }

@@ -2,7 +2,7 @@
 //! written in batches, never dropped.
 
 use crate::{
-    call::{CallId, Originator, Route},
+    call::{CallId, Originator, Route, route_text},
     name::{OperationName, PeerId},
     storage::{AuditLog, StoreError, Timestamp},
 };
@@ -159,7 +159,6 @@ pub(crate) enum Operation {
 
 impl CallRow {
     fn written_out(&self) -> AuditRow {
-        let route: Vec<String> = self.route.iter().map(ToString::to_string).collect();
         AuditRow {
             at: self.at,
             call_id: self.call_id.to_string(),
@@ -171,7 +170,7 @@ impl CallRow {
                 Operation::Name(name) => name.to_string(),
                 Operation::Text(text) => text.clone(),
             },
-            route: (!route.is_empty()).then(|| route.join("/")),
+            route: (!self.route.is_empty()).then(|| route_text(&self.route)),
             resource: self.resource.clone(),
             outcome: self.outcome.clone(),
             detail: self.detail.clone(),

@@ -78,26 +78,51 @@ impl fmt::Display for RouteStep {
 /// The peers a call passes through; empty for a local call.
 pub type Route = Vec<RouteStep>;
 
-/// Parses `any`, `peer` or `peer/peer`.
+/// Peers that a route may name.
+pub const ROUTE_STEPS_MAX: usize = 4;
+
+/// Parses `any`, `peer` or `peer/peer`, at most [`ROUTE_STEPS_MAX`] peers.
 ///
 /// # Errors
 ///
-/// [`NameError`] for the part that is no peer.
+/// [`NameError`] for the part that is no peer, for too many, and for `any`
+/// before others.
 pub fn parse_route(text: &str) -> Result<Route, NameError> {
-    text.split('/')
-        .map(|part| {
-            if part == "any" {
-                Ok(RouteStep::Any)
-            } else {
-                PeerId::parse(part).map(RouteStep::Peer)
-            }
-        })
-        .collect()
+    let steps = text.split('/').map(|part| {
+        if part == "any" {
+            Ok(RouteStep::Any)
+        } else {
+            PeerId::parse(part).map(RouteStep::Peer)
+        }
+    });
+    let route = steps.collect::<Result<Route, NameError>>()?;
+    check_route(&route)?;
+    Ok(route)
+}
+
+/// Whether a call can take this route at all.
+pub(crate) fn check_route(route: &[RouteStep]) -> Result<(), NameError> {
+    if route.len() > ROUTE_STEPS_MAX {
+        return Err(NameError::RouteTooLong {
+            found: route.len(),
+            max: ROUTE_STEPS_MAX,
+        });
+    }
+    match route.split_last() {
+        Some((_, before)) if before.contains(&RouteStep::Any) => Err(NameError::AnyBeforeOthers),
+        _ => Ok(()),
+    }
+}
+
+/// A route as it is written, and as grants name it: `peer/peer`.
+pub(crate) fn route_text(route: &[RouteStep]) -> String {
+    let steps: Vec<String> = route.iter().map(ToString::to_string).collect();
+    steps.join("/")
 }
 
 /// Who started a tree of calls, as claimed on the way: a note for the audit
 /// log, never looked at by the access check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Originator {
     /// The node where it started, as it calls itself.
     pub node: String,

@@ -1,10 +1,13 @@
-//! Calls in flight and calls a second, per caller and for the node.
+//! Calls in flight and calls a second: of a caller, of each originator behind
+//! it, and of the node.
 
 use crate::{
+    call::Originator,
     error::{CallError, ErrorCode},
     identity::{Caller, CallerKind, Credential},
     limits::Limits,
     name::{OperationName, PeerId},
+    spec::Kind,
 };
 use std::{
     collections::HashMap,
@@ -26,26 +29,129 @@ pub(crate) struct InFlight {
     callers: Mutex<HashMap<(CallerKind, PeerId), Arc<CallerState>>>,
 }
 
-#[derive(Debug)]
-struct CallerState {
-    calls: AtomicUsize,
-    subscriptions: AtomicUsize,
-    slow: Mutex<Slow>,
+/// What is asked for a place.
+pub(crate) struct Entering<'a> {
+    pub(crate) caller: &'a Caller,
+    /// Whether the caller is this node's own: its program or its command line.
+    pub(crate) is_own: bool,
+    pub(crate) originator: Option<&'a Originator>,
+    pub(crate) operation: &'a OperationName,
+    /// What the operation allows each caller at a time.
+    pub(crate) operation_max: Option<usize>,
+    pub(crate) kind: Kind,
 }
 
-#[derive(Debug)]
-struct Slow {
-    operations: HashMap<OperationName, usize>,
-    tokens: f64,
-    filled: Instant,
+#[derive(Debug, Default)]
+struct CallerState {
+    own: Counts,
+    operations: Mutex<HashMap<OperationName, usize>>,
+    originators: Mutex<HashMap<Originator, Arc<Counts>>>,
+    /// Shared by the originators beyond those that are remembered.
+    others: Arc<Counts>,
+}
+
+/// What one caller, or one originator behind it, has in flight.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Subscriptions included, channels not: one forward alone may carry a
+    /// thousand of them.
+    calls: AtomicUsize,
+    subscriptions: AtomicUsize,
+    channels: AtomicUsize,
+    bucket: Mutex<Bucket>,
+}
+
+/// How many of each there may be.
+#[derive(Clone, Copy)]
+struct Most {
+    calls: usize,
+    subscriptions: usize,
+    channels: usize,
+}
+
+/// The limit that is reached: how many, of what.
+type Reached = (usize, &'static str);
+
+impl Counts {
+    /// Counts one more, and says if that is too many. Taken back by
+    /// [`Counts::leave`] either way.
+    fn enter(&self, kind: Kind, most: Most) -> Result<(), Reached> {
+        let within = |counter: &AtomicUsize, most: usize, what| {
+            let before = counter.fetch_add(1, Ordering::Relaxed);
+            if before < most {
+                Ok(())
+            } else {
+                Err((most, what))
+            }
+        };
+        if kind == Kind::Channel {
+            return within(&self.channels, most.channels, "channels");
+        }
+        let calls = within(&self.calls, most.calls, "calls in flight");
+        let subscriptions = match kind {
+            Kind::Subscription => within(&self.subscriptions, most.subscriptions, "subscriptions"),
+            _ => Ok(()),
+        };
+        calls.and(subscriptions)
+    }
+
+    fn leave(&self, kind: Kind) {
+        if kind == Kind::Channel {
+            self.channels.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        self.calls.fetch_sub(1, Ordering::Relaxed);
+        if kind == Kind::Subscription {
+            self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A burst, then so many a second.
+#[derive(Clone, Copy)]
+struct Rate {
+    burst: u32,
+    per_second: u32,
+}
+
+/// Calls that were made lately, and that count for less as time passes.
+#[derive(Debug, Default)]
+struct Bucket {
+    spent: f64,
+    at: Option<Instant>,
+}
+
+impl Bucket {
+    fn spent_by(&self, now: Instant, rate: Rate) -> f64 {
+        let passed = self
+            .at
+            .map_or(0.0, |at| now.duration_since(at).as_secs_f64());
+        (self.spent - passed * f64::from(rate.per_second.max(1))).max(0.0)
+    }
+
+    fn take(&mut self, rate: Rate) -> Result<(), CallError> {
+        let now = Instant::now();
+        self.spent = self.spent_by(now, rate);
+        self.at = Some(now);
+        let left = f64::from(rate.burst.max(1)) - self.spent;
+        if left >= 1.0 {
+            self.spent += 1.0;
+            return Ok(());
+        }
+        let per_second = rate.per_second.max(1);
+        let wait = Duration::from_secs_f64((1.0 - left) / f64::from(per_second));
+        let message = format!("more than {per_second} calls a second");
+        Err(CallError::new(ErrorCode::RateLimited, message).with_retry_after(wait))
+    }
 }
 
 /// A place among the calls in flight; given back on drop.
 #[derive(Debug)]
 pub(crate) struct Place {
     node: Arc<AtomicUsize>,
+    kind: Kind,
     caller: Arc<CallerState>,
-    subscription: bool,
+    originator: Option<Arc<Counts>>,
     operation: Option<OperationName>,
 }
 
@@ -68,68 +174,93 @@ impl InFlight {
     }
 
     /// Takes a place for a call, or says at once which limit is reached.
-    pub(crate) fn enter(
-        &self,
-        caller: &Caller,
-        operation: &OperationName,
-        operation_max: Option<usize>,
-        subscription: bool,
-    ) -> Result<Place, CallError> {
+    pub(crate) fn enter(&self, call: &Entering<'_>) -> Result<Place, CallError> {
+        let (caller, kind) = (call.caller, call.kind);
         let state = self.state(caller);
         // Nested calls and the host are held by the node's limit alone: their
         // root was counted where it came in.
         let counted = matches!(caller.kind(), CallerKind::Peer | CallerKind::Anonymous);
-        if counted && is_rate_limited(caller) {
-            self.take_token(&state)?;
+        let rate = self.rate(call);
+        // Only a caller that is known is taken at its word for who is behind it.
+        let originator = call
+            .originator
+            .filter(|_| caller.kind() == CallerKind::Peer)
+            .map(|from| (from, state.originator(from, &self.limits, rate)));
+        if let Some(rate) = rate {
+            // A key keeps to its rate whoever it says is behind it; of a peer,
+            // each originator has its own.
+            let counts = match &originator {
+                Some((_, behind)) if !is_key_or_unknown(caller) => behind,
+                _ => &state.own,
+            };
+            lock(&counts.bucket).take(rate)?;
         }
+        let node = self.node.fetch_add(1, Ordering::Relaxed);
+        let own = state.own.enter(kind, self.most_of_a_peer());
+        let behind = originator
+            .as_ref()
+            .map(|(_, behind)| behind.enter(kind, self.most_of_an_originator()));
+        let (from, behind_counts) = originator.unzip();
+        // From here on dropping it takes everything back.
         let mut place = Place {
             node: self.node.clone(),
+            kind,
             caller: state.clone(),
-            subscription,
+            originator: behind_counts,
             operation: None,
         };
-        let node = self.node.fetch_add(1, Ordering::Relaxed);
-        let calls = state.calls.fetch_add(1, Ordering::Relaxed);
-        let subscriptions = if subscription {
-            state.subscriptions.fetch_add(1, Ordering::Relaxed)
-        } else {
-            0
-        };
-        if node >= self.limits.calls_per_node_max {
-            return Err(over(
-                "the node",
-                self.limits.calls_per_node_max,
-                "calls in flight",
-            ));
+        let most = self.limits.calls_per_node_max;
+        if node >= most {
+            return Err(over("`the node`", (most, "calls in flight")));
         }
-        if counted && calls >= self.limits.calls_per_peer_max {
-            return Err(over(
-                caller.id().as_str(),
-                self.limits.calls_per_peer_max,
-                "calls in flight",
-            ));
+        if counted && let Err(reached) = own {
+            return Err(over(&format!("`{}`", caller.id()), reached));
         }
-        if counted && subscription && subscriptions >= self.limits.subscriptions_per_peer_max {
-            return Err(over(
-                caller.id().as_str(),
-                self.limits.subscriptions_per_peer_max,
-                "subscriptions",
-            ));
+        if let (Some(from), Some(Err(reached))) = (from, behind) {
+            return Err(over(&format!("`{from}`, at `{}`,", caller.id()), reached));
         }
-        if let Some(most) = operation_max {
-            let mut slow = lock(&state.slow);
-            let running = slow.operations.entry(operation.clone()).or_default();
+        if let Some(most) = call.operation_max {
+            let mut operations = lock(&state.operations);
+            let running = operations.entry(call.operation.clone()).or_default();
             if *running >= most {
-                return Err(over(
-                    operation.as_str(),
-                    most,
-                    "calls in flight of one caller",
-                ));
+                let who = format!("`{}`", call.operation);
+                return Err(over(&who, (most, "calls in flight of one caller")));
             }
             *running += 1;
-            place.operation = Some(operation.clone());
+            place.operation = Some(call.operation.clone());
         }
         Ok(place)
+    }
+
+    /// The rate that holds for a caller, if one does.
+    fn rate(&self, call: &Entering<'_>) -> Option<Rate> {
+        if is_key_or_unknown(call.caller) {
+            return Some(Rate {
+                burst: self.limits.rate_burst,
+                per_second: self.limits.rate_per_second,
+            });
+        }
+        let is_peer = call.caller.kind() == CallerKind::Peer && !call.is_own;
+        (is_peer && self.limits.peer_rate_per_second > 0).then_some(Rate {
+            burst: self.limits.peer_rate_burst,
+            per_second: self.limits.peer_rate_per_second,
+        })
+    }
+
+    fn most_of_a_peer(&self) -> Most {
+        Most {
+            calls: self.limits.calls_per_peer_max,
+            subscriptions: self.limits.subscriptions_per_peer_max,
+            channels: self.limits.channels_per_peer_max,
+        }
+    }
+
+    fn most_of_an_originator(&self) -> Most {
+        Most {
+            calls: self.limits.calls_per_originator_max,
+            subscriptions: self.limits.subscriptions_per_originator_max,
+            channels: self.limits.channels_per_originator_max,
+        }
     }
 
     fn state(&self, caller: &Caller) -> Arc<CallerState> {
@@ -141,47 +272,46 @@ impl InFlight {
         if callers.len() >= CALLERS_KEPT {
             callers.retain(|_, state| Arc::strong_count(state) > 1);
         }
-        let slow = Slow {
-            operations: HashMap::new(),
-            tokens: f64::from(self.limits.rate_burst),
-            filled: Instant::now(),
-        };
-        let state = Arc::new(CallerState {
-            calls: AtomicUsize::new(0),
-            subscriptions: AtomicUsize::new(0),
-            slow: Mutex::new(slow),
-        });
+        let state = Arc::<CallerState>::default();
         callers.insert(key, state.clone());
         state
     }
+}
 
-    /// Token bucket: a burst, then so many a second.
-    fn take_token(&self, state: &CallerState) -> Result<(), CallError> {
-        let rate = f64::from(self.limits.rate_per_second.max(1));
-        let mut slow = lock(&state.slow);
-        let now = Instant::now();
-        let grown = now.duration_since(slow.filled).as_secs_f64() * rate;
-        slow.tokens = (slow.tokens + grown).min(f64::from(self.limits.rate_burst));
-        slow.filled = now;
-        if slow.tokens >= 1.0 {
-            slow.tokens -= 1.0;
-            return Ok(());
+impl CallerState {
+    /// What an originator behind this caller has in flight. Names are free to
+    /// whoever makes them up: when there are too many, those that have nothing
+    /// open and nothing to make up for are forgotten, and the rest shares.
+    fn originator(&self, from: &Originator, limits: &Limits, rate: Option<Rate>) -> Arc<Counts> {
+        let mut originators = lock(&self.originators);
+        if let Some(counts) = originators.get(from) {
+            return counts.clone();
         }
-        let wait = Duration::from_secs_f64((1.0 - slow.tokens) / rate);
-        let message = format!("more than {} calls a second", self.limits.rate_per_second);
-        Err(CallError::new(ErrorCode::RateLimited, message).with_retry_after(wait))
+        if originators.len() >= limits.originators_per_peer_max {
+            let now = Instant::now();
+            let is_settled = |counts: &Counts| {
+                rate.is_none_or(|rate| lock(&counts.bucket).spent_by(now, rate) <= 0.0)
+            };
+            originators.retain(|_, counts| Arc::strong_count(counts) > 1 || !is_settled(counts));
+        }
+        if originators.len() >= limits.originators_per_peer_max {
+            return self.others.clone();
+        }
+        let counts = Arc::<Counts>::default();
+        originators.insert(from.clone(), counts.clone());
+        counts
     }
 }
 
-fn is_rate_limited(caller: &Caller) -> bool {
+fn is_key_or_unknown(caller: &Caller) -> bool {
     caller.kind() == CallerKind::Anonymous
         || matches!(caller.credential(), Some(Credential::ApiKey(_)))
 }
 
-fn over(who: &str, most: usize, what: &str) -> CallError {
+fn over(who: &str, (most, what): Reached) -> CallError {
     CallError::new(
         ErrorCode::RateLimited,
-        format!("`{who}` has {most} {what}, which is the limit"),
+        format!("{who} has {most} {what}, which is the limit"),
     )
     .with_retry_after(Duration::from_millis(100))
 }
@@ -189,16 +319,16 @@ fn over(who: &str, most: usize, what: &str) -> CallError {
 impl Drop for Place {
     fn drop(&mut self) {
         self.node.fetch_sub(1, Ordering::Relaxed);
-        self.caller.calls.fetch_sub(1, Ordering::Relaxed);
-        if self.subscription {
-            self.caller.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        self.caller.own.leave(self.kind);
+        if let Some(behind) = &self.originator {
+            behind.leave(self.kind);
         }
         if let Some(operation) = &self.operation {
-            let mut slow = lock(&self.caller.slow);
-            if let Some(running) = slow.operations.get_mut(operation) {
+            let mut operations = lock(&self.caller.operations);
+            if let Some(running) = operations.get_mut(operation) {
                 *running -= 1;
                 if *running == 0 {
-                    slow.operations.remove(operation);
+                    operations.remove(operation);
                 }
             }
         }

@@ -67,8 +67,8 @@ pub use crate::{
         PipeClosed, byte_pipe,
     },
     call::{
-        Call, CallId, Input, NodeId, Originator, Output, Route, RouteStep, TraceContext,
-        parse_route,
+        Call, CallId, Input, NodeId, Originator, Output, ROUTE_STEPS_MAX, Route, RouteStep,
+        TraceContext, parse_route,
     },
     context::{
         Authority, Capabilities, Context, Env, Interaction, InteractionEvent, Reach, ReachRule,
@@ -96,7 +96,7 @@ pub use crate::{
         Change, Entry, RegistrationError, RegistrationErrors, Registry, SessionOverlay, View,
     },
     resource::{
-        ResourceError, ResourceGrant, ResourceKind, ResourcePattern, ResourceSet,
+        AddressClass, ResourceError, ResourceGrant, ResourceKind, ResourcePattern, ResourceSet,
         canonical_resource,
     },
     role::{GrantTarget, Grants, Role, RoleSet, TargetError},

@@ -32,6 +32,17 @@ pub enum NameError {
         /// The offending part.
         part: String,
     },
+    /// A route passes through at most four peers.
+    #[error("the route has {found} steps, at most {max} are allowed")]
+    RouteTooLong {
+        /// Steps found.
+        found: usize,
+        /// Steps allowed.
+        max: usize,
+    },
+    /// Nobody could say which peer the others are to be reached through.
+    #[error("`any` can only be the last step of a route")]
+    AnyBeforeOthers,
     /// A scope is segments joined by `:`; a held scope may end in `*`.
     #[error("`{scope}` is not a scope: segments joined by `:`, a held one may end in `*`")]
     BadScope {

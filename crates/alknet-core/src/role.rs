@@ -220,7 +220,11 @@ const BUILTIN: &[(&str, &str, &[&str])] = &[
             "net:*=*",
             "!net:169.254.0.0/16=*",
             "!net:fe80::/10=*",
-            "!net:fd00:ec2::254=*",
+            "!net:fd00:ec2::/32=*",
+            "!net:fd20:ce::254=*",
+            "!net:168.63.129.16=*",
+            "!net:100.100.100.200=*",
+            "!net:192.0.0.192=*",
         ],
     ),
     (
@@ -348,6 +352,8 @@ mod tests {
             "bucket:www/public/**=read",
             "net:db.lan:5432=dial",
             "peer:nas=fs/*",
+            "peer:hub/nas=fs/*",
+            "!peer:hub/nas/any=shell/exec,fs/*",
             "!bucket:www/**=read,write",
             "net:[::1]:80=dial",
         ] {

@@ -355,6 +355,7 @@ impl NodeBuilder {
             .audit(audit.clone())
             .limits(config.limits.door())
             .node(name.clone(), shared.key)
+            .owner(PeerId::parse(OWNER).expect("a literal slug"))
             .known_peers(move || {
                 let peers = known.snapshot().peers.into_iter();
                 let others = peers.filter(|peer| peer.id.as_str() != OWNER);
@@ -373,12 +374,18 @@ impl NodeBuilder {
             node_name: name.clone(),
             ..SessionConfig::default()
         };
-        let links = Links::new(door.clone(), dialer, session, shared.imports.clone());
+        let links = Links::new(
+            door.clone(),
+            dialer.clone(),
+            session,
+            shared.imports.clone(),
+        );
         door.set_forwarder(links.forwarder());
         let parts = Parts {
             door,
             endpoint: endpoint.clone(),
             admission: admission.clone(),
+            dialer,
             links: links.clone(),
         };
         if shared.parts.set(parts).is_err() {
@@ -588,7 +595,8 @@ fn serve_protocols(
     admission.serve_alpn(endpoint, join::ALPN, Arc::new(join));
     for handler in handlers {
         let alpn = handler.alpn().to_vec();
-        admission.serve_alpn(endpoint, &alpn, Arc::new(Neutral(handler)));
+        let door = shared.door().clone();
+        admission.serve_alpn(endpoint, &alpn, Arc::new(Neutral { handler, door }));
     }
 }
 

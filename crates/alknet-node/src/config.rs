@@ -64,12 +64,22 @@ pub struct NetworkConfig {
 pub struct LimitsConfig {
     /// Bytes of a call's input; operations may raise it to 16 MiB.
     pub input_bytes_max: usize,
-    /// Calls in flight of one peer.
+    /// Calls in flight of one peer: queries, mutations and subscriptions.
     pub calls_per_peer_max: usize,
-    /// Calls in flight of the node.
+    /// Open channels of one peer, which its calls in flight do not include.
+    pub channels_per_peer_max: usize,
+    /// Calls in flight of the node, channels included.
     pub calls_per_node_max: usize,
     /// Open subscriptions of one peer.
     pub subscriptions_per_peer_max: usize,
+    /// Calls in flight of one originator behind a peer: of one user of a hub.
+    pub calls_per_originator_max: usize,
+    /// Open channels of one originator behind a peer.
+    pub channels_per_originator_max: usize,
+    /// Open subscriptions of one originator behind a peer.
+    pub subscriptions_per_originator_max: usize,
+    /// Originators behind one peer that are told apart; the others share.
+    pub originators_per_peer_max: usize,
     /// Budget of a query or mutation that states none.
     pub deadline_default_ms: u64,
     /// Largest budget of a query or mutation.
@@ -78,6 +88,11 @@ pub struct LimitsConfig {
     pub rate_burst: u32,
     /// Calls a second that a key or an anonymous caller may go on making.
     pub rate_per_second: u32,
+    /// Calls that a peer, or each originator behind it, may make at once.
+    pub peer_rate_burst: u32,
+    /// Calls a second that a peer, or each originator behind it, may go on
+    /// making; 0 for no such limit.
+    pub peer_rate_per_second: u32,
     /// Streams a connection: calls in flight on it.
     pub streams_per_connection_max: u32,
     /// Bytes a stream may receive before they are read; never above 2 MiB.
@@ -105,12 +120,19 @@ impl Default for LimitsConfig {
         Self {
             input_bytes_max: door.input_bytes_max,
             calls_per_peer_max: door.calls_per_peer_max,
+            channels_per_peer_max: door.channels_per_peer_max,
             calls_per_node_max: door.calls_per_node_max,
             subscriptions_per_peer_max: door.subscriptions_per_peer_max,
+            calls_per_originator_max: door.calls_per_originator_max,
+            channels_per_originator_max: door.channels_per_originator_max,
+            subscriptions_per_originator_max: door.subscriptions_per_originator_max,
+            originators_per_peer_max: door.originators_per_peer_max,
             deadline_default_ms: ms(door.deadline_default),
             deadline_max_ms: ms(door.deadline_max),
             rate_burst: door.rate_burst,
             rate_per_second: door.rate_per_second,
+            peer_rate_burst: door.peer_rate_burst,
+            peer_rate_per_second: door.peer_rate_per_second,
             streams_per_connection_max: quic.streams_per_connection_max,
             stream_window_bytes: quic.stream_window_bytes,
             connection_window_bytes: quic.connection_window_bytes,
@@ -183,12 +205,19 @@ impl LimitsConfig {
         let mut limits = Limits::default();
         limits.input_bytes_max = self.input_bytes_max;
         limits.calls_per_peer_max = self.calls_per_peer_max;
+        limits.channels_per_peer_max = self.channels_per_peer_max;
         limits.calls_per_node_max = self.calls_per_node_max;
         limits.subscriptions_per_peer_max = self.subscriptions_per_peer_max;
+        limits.calls_per_originator_max = self.calls_per_originator_max;
+        limits.channels_per_originator_max = self.channels_per_originator_max;
+        limits.subscriptions_per_originator_max = self.subscriptions_per_originator_max;
+        limits.originators_per_peer_max = self.originators_per_peer_max;
         limits.deadline_default = Duration::from_millis(self.deadline_default_ms);
         limits.deadline_max = Duration::from_millis(self.deadline_max_ms);
         limits.rate_burst = self.rate_burst;
         limits.rate_per_second = self.rate_per_second;
+        limits.peer_rate_burst = self.peer_rate_burst;
+        limits.peer_rate_per_second = self.peer_rate_per_second;
         limits
     }
 

@@ -1,4 +1,5 @@
-//! The way in: resolve, visibility, access, limits, input schema.
+//! The way in: resolve, visibility, access, limits, input schema. Resolving is
+//! in [`route`](super::route).
 
 use super::{
     Dispatcher,
@@ -6,21 +7,17 @@ use super::{
     record::Record,
 };
 use crate::{
-    call::{Call, Input, RouteStep},
+    call::{Call, Input},
     context::{Context, ContextInner},
-    discovery::suggestions,
     error::{CallError, ErrorCode},
     gate::{Ask, Decision, gate, refusal, unauthenticated},
     identity::{Caller, CallerKind},
-    inflight::Place,
+    inflight::{Entering, Place},
     json::NESTING_MAX,
-    name::PeerId,
-    near::nearest,
-    registry::{Entry, View},
-    resource::ResourceKind,
+    registry::Entry,
     spec::{Kind, OperationSpec},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -34,7 +31,7 @@ pub(super) enum Expect {
 
 impl Expect {
     /// The kind to assume of an operation that is not known here.
-    fn kind(self) -> Kind {
+    pub(super) fn kind(self) -> Kind {
         match self {
             Expect::Unary => Kind::Mutation,
             Expect::Subscription => Kind::Subscription,
@@ -87,12 +84,14 @@ impl Dispatcher {
         }
         // Limits, before anything is parsed.
         self.check_size(call, spec, record)?;
-        let place = self.0.in_flight.enter(
-            &caller,
-            &spec.name,
-            spec.limits.in_flight_max,
-            expect == Expect::Subscription,
-        )?;
+        let place = self.0.in_flight.enter(&Entering {
+            caller: &caller,
+            is_own: self.is_own(&caller),
+            originator: call.originator.as_ref(),
+            operation: &spec.name,
+            operation_max: spec.limits.in_flight_max,
+            kind: spec.kind,
+        })?;
         let deadline = self.deadline(call, spec)?;
         // Access to what the input names, and input schema.
         let input = std::mem::take(&mut call.input);
@@ -171,75 +170,6 @@ impl Dispatcher {
         Ok(Input::Value(value))
     }
 
-    fn resolve(
-        &self,
-        view: &View,
-        call: &Call,
-        caller: &Caller,
-        expect: Expect,
-    ) -> Result<Arc<Entry>, CallError> {
-        let name = &call.operation;
-        if let Some(entry) = view.resolve(name, &call.route, call.session.as_deref()) {
-            return Ok(entry);
-        }
-        if !caller.is_authenticated() {
-            return Err(unauthenticated());
-        }
-        let [RouteStep::Peer(peer)] = call.route.as_slice() else {
-            if call.route.len() > 1 {
-                return Err(CallError::new(
-                    ErrorCode::NotFound,
-                    "a route of more than one peer is not served",
-                ));
-            }
-            let near = suggestions(self, view, caller, None, name.as_str());
-            return Err(with_suggestions(CallError::not_found(name.as_str()), near));
-        };
-        // Whoever may not use a peer is told the same whether it exists or not.
-        let held = &caller.identity().resources;
-        if !held.holds(ResourceKind::Peer, name.as_str(), peer.as_str()) {
-            let missing = format!("peer:{peer}={name}");
-            let message = format!(
-                "`{}` may not call `{name}`: missing resource `{missing}`",
-                caller.id()
-            );
-            let details = json!({ "caller": caller.id(), "operation": name, "missing": { "resource": missing }, "grant": missing });
-            return Err(CallError::new(ErrorCode::Forbidden, message).with_details(details));
-        }
-        let peers = self.0.known_peers.as_ref().map(|known| known());
-        let known = peers.as_ref().is_none_or(|known| known.contains(peer));
-        // What this node knows of a peer is what it may call there. Anything
-        // else the peer itself refuses, and says what is missing.
-        if known && let Some(forwarder) = self.0.forwarder.get() {
-            let kind = expect.kind();
-            let handler = forwarder.handler(peer, name, kind);
-            return Ok(Arc::new(Entry::unlisted(name, kind, peer, handler)));
-        }
-        let details = json!({ "peer": peer });
-        if view.has_peer(peer) {
-            let near = suggestions(self, view, caller, Some(peer), name.as_str());
-            let error = CallError::new(
-                ErrorCode::NotFound,
-                format!("peer `{peer}` does not offer `{name}`"),
-            );
-            let error = error.with_details(json!({ "operation": name, "peer": peer }));
-            return Err(with_suggestions(error, near));
-        }
-        if known {
-            let message = format!("peer `{peer}` is not connected");
-            return Err(CallError::new(ErrorCode::Unavailable, message).with_details(details));
-        }
-        // Of the others, only those that the caller may use.
-        let others = peers.unwrap_or_default();
-        let usable = others
-            .iter()
-            .map(PeerId::as_str)
-            .filter(|other| held.holds(ResourceKind::Peer, name.as_str(), other));
-        let near = nearest(peer.as_str(), usable);
-        let error = CallError::new(ErrorCode::NotFound, format!("no peer `{peer}`"));
-        Err(with_suggestions(error.with_details(details), near))
-    }
-
     /// One budget for the whole tree: what the caller has left, what the
     /// operation allows, what the node allows, whichever is least.
     fn deadline(&self, call: &Call, spec: &OperationSpec) -> Result<Option<Instant>, CallError> {
@@ -294,14 +224,4 @@ pub(super) fn needs_approval(call: &Call, spec: &OperationSpec) -> CallError {
     let message = format!("`{}` needs a person's approval", spec.name);
     CallError::new(ErrorCode::ApprovalRequired, message)
         .with_details(json!({ "request_id": call.id.to_string() }))
-}
-
-fn with_suggestions(error: CallError, near: Vec<String>) -> CallError {
-    if near.is_empty() {
-        return error;
-    }
-    let details = error.details.as_deref().cloned();
-    let mut details = details.unwrap_or(Value::Object(serde_json::Map::new()));
-    details["suggestions"] = json!(near);
-    error.with_details(details)
 }

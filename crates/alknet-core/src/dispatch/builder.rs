@@ -17,7 +17,7 @@ use crate::{
 };
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU64},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize},
 };
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,6 +39,8 @@ impl DispatcherBuilder {
             in_flight: InFlight::new(limits.clone()),
             node_name: "node".into(),
             node_id: None,
+            owner: None,
+            any_turn: AtomicUsize::new(0),
             known_peers: None,
             forwarder: OnceLock::new(),
             clock: system_clock(),
@@ -89,6 +91,12 @@ impl DispatcherBuilder {
     pub fn node(mut self, name: impl Into<String>, id: NodeId) -> Self {
         self.0.node_name = name.into();
         self.0.node_id = Some(id);
+        self
+    }
+
+    /// The peer that is this node's own command line.
+    pub fn owner(mut self, owner: PeerId) -> Self {
+        self.0.owner = Some(owner);
         self
     }
 

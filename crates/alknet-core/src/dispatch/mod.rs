@@ -12,6 +12,7 @@ mod outcome;
 mod record;
 mod reply;
 mod rights;
+mod route;
 mod stream;
 mod unary;
 
@@ -25,7 +26,7 @@ use crate::{
     error::{CallError, ErrorCode},
     handler::Handler,
     idempotency::RunningKeys,
-    identity::{Caller, IdentityProvider},
+    identity::{Caller, CallerKind, IdentityProvider},
     inflight::InFlight,
     limits::Limits,
     name::{OperationName, PeerId},
@@ -38,7 +39,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -68,6 +69,9 @@ struct Inner {
     in_flight: InFlight,
     node_name: String,
     node_id: Option<NodeId>,
+    owner: Option<PeerId>,
+    /// Whose turn it is among peers that offer the same.
+    any_turn: AtomicUsize,
     known_peers: Option<Box<KnownPeers>>,
     forwarder: OnceLock<Arc<dyn Forwarder>>,
     clock: SharedClock,
@@ -213,6 +217,39 @@ impl Dispatcher {
         Originator {
             node: self.0.node_name.clone(),
             label: caller.id().to_string(),
+        }
+    }
+
+    /// The note that goes along when a call of `caller` is sent on to a peer:
+    /// what it said itself, else that it is the caller's. For what this node
+    /// starts of its own accord there is none: whose connection it is, the
+    /// peer knows. Nobody else is taken for this node itself.
+    #[must_use]
+    pub fn originator_beyond(
+        &self,
+        caller: &Caller,
+        said: Option<&Originator>,
+    ) -> Option<Originator> {
+        let starts_here = |from: &Originator| {
+            let owner = self.0.owner.as_ref().map_or("host", PeerId::as_str);
+            from.node == self.0.node_name && (from.label == owner || from.label == "host")
+        };
+        let is_own = self.is_own(caller);
+        match said {
+            Some(from) if !starts_here(from) => Some(from.clone()),
+            Some(_) if is_own || caller.kind() == CallerKind::Authority => None,
+            None if is_own => None,
+            _ => Some(self.originator(caller)),
+        }
+    }
+
+    /// Whether `caller` is this node itself: the program that embeds it, or
+    /// its command line.
+    pub(crate) fn is_own(&self, caller: &Caller) -> bool {
+        match caller.kind() {
+            CallerKind::Host => true,
+            CallerKind::Peer => self.0.owner.as_ref() == Some(caller.id()),
+            CallerKind::Authority | CallerKind::Anonymous => false,
         }
     }
 

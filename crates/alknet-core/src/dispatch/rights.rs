@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     audit::Surface,
-    call::{Call, Input},
+    call::{Call, Input, RouteStep, route_text},
     error::CallError,
-    gate::{Ask, gate, unauthenticated},
+    gate::{Ask, gate, may_go, no_way, unauthenticated},
     identity::Caller,
     name::OperationName,
     permit::Permit,
@@ -71,6 +71,35 @@ impl Dispatcher {
     /// As the gate of a call to `operation` says.
     pub fn may_call(&self, caller: &Caller, operation: &str) -> Result<(), CallError> {
         self.allowed(caller, operation).map(drop)
+    }
+
+    /// Whether `caller` may send a call on by `route`, as far as this node
+    /// decides that without its input.
+    ///
+    /// # Errors
+    ///
+    /// `FORBIDDEN` or `UNAUTHENTICATED`, as a call would be refused.
+    pub fn may_call_at(
+        &self,
+        caller: &Caller,
+        operation: &OperationName,
+        route: &[RouteStep],
+    ) -> Result<(), CallError> {
+        match route {
+            [] => self.may_call(caller, operation.as_str()),
+            // Whichever peer was picked is asked about with the next item.
+            [RouteStep::Any] => Ok(()),
+            _ => {
+                let caller = caller
+                    .refreshed(self.identities())
+                    .ok_or_else(unauthenticated)?;
+                let way = route_text(route);
+                if may_go(&caller, &way, operation) {
+                    return Ok(());
+                }
+                Err(no_way(&caller, &way, operation))
+            }
+        }
     }
 
     fn allowed(&self, caller: &Caller, operation: &str) -> Result<(Arc<Entry>, Caller), CallError> {

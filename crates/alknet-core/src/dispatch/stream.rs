@@ -5,9 +5,10 @@ use super::{
     admit::{Admitted, Expect},
     outcome::{mapped, timeout, wrong_kind},
     record::Record,
+    route::was_lost,
 };
 use crate::{
-    call::{Call, CallId, Output},
+    call::{Call, CallId, Output, RouteStep},
     error::CallError,
     handler::{Handler, ItemStream},
 };
@@ -26,7 +27,47 @@ impl Dispatcher {
     /// As [`Dispatcher::call`], before the first item; later errors end the
     /// stream. A caller that loses its right sees the stream end with
     /// `FORBIDDEN` or `UNAUTHENTICATED` within a second.
-    pub async fn subscribe(&self, mut call: Call) -> Result<Subscription, CallError> {
+    pub async fn subscribe(&self, call: Call) -> Result<Subscription, CallError> {
+        if call.route == [RouteStep::Any] {
+            return Box::pin(self.subscribe_any(call)).await;
+        }
+        self.subscribe_one(call).await
+    }
+
+    /// One whose peer is lost before the first item is tried once on another.
+    async fn subscribe_any(&self, call: Call) -> Result<Subscription, CallError> {
+        let (first, second) = self.attempts(call).await?;
+        let (items, second) = match (self.subscribe_one(first).await, second) {
+            (Err(error), Some(second)) if was_lost(&error) => {
+                return self.subscribe_one(second).await;
+            }
+            (items, second) => (items?, second),
+        };
+        let Some(second) = second else {
+            return Ok(items);
+        };
+        let (door, call_id) = (self.clone(), items.call_id());
+        let state = (items, Some(second));
+        let items = futures::stream::unfold(state, move |(mut items, second)| {
+            let door = door.clone();
+            async move {
+                let item = match (items.next().await?, second) {
+                    (Err(error), Some(second)) if was_lost(&error) => {
+                        match door.subscribe_one(second).await {
+                            Ok(others) => items = others,
+                            Err(error) => return Some((Err(error), (items, None))),
+                        }
+                        items.next().await?
+                    }
+                    (item, _) => item,
+                };
+                Some((item, (items, None)))
+            }
+        });
+        Ok(Subscription::from_stream(call_id, items.boxed()))
+    }
+
+    async fn subscribe_one(&self, mut call: Call) -> Result<Subscription, CallError> {
         let call_id = call.id;
         let mut record = Record::begin(self, &call).await?;
         match self.run_subscription(&mut call, &mut record).await {
@@ -51,7 +92,6 @@ impl Dispatcher {
         call: &mut Call,
         record: &mut Record,
     ) -> Result<(ItemStream, Admitted), CallError> {
-        self.settle_any(call, record)?;
         let admitted = self.admit(call, Expect::Subscription, record)?;
         let spec = admitted.entry.spec();
         let Handler::Stream(run) = &admitted.entry.handler else {

@@ -5,15 +5,13 @@ use super::{
     admit::Expect,
     outcome::{timeout, wrong_kind},
     record::Record,
+    route::was_lost,
 };
 use crate::{
-    call::{Call, CallId, Output, RouteStep},
+    call::{Call, Output, RouteStep},
     error::{CallError, ErrorCode},
-    gate::unauthenticated,
     handler::Handler,
     idempotency::{self, Keyed},
-    name::PeerId,
-    spec::Kind,
 };
 use futures::{FutureExt, Stream, StreamExt};
 use std::panic::AssertUnwindSafe;
@@ -77,69 +75,14 @@ impl Dispatcher {
         outcome
     }
 
-    /// Tries peers that offer the operation: a query that was not answered is
-    /// asked once more elsewhere; a mutation never is.
+    /// A query that was not answered is asked once more elsewhere; a mutation
+    /// never is.
     async fn call_any(&self, call: Call) -> Result<Reply, CallError> {
-        let peers = match self.any(&call) {
-            Ok(peers) => peers,
-            Err(error) => {
-                Record::begin(self, &call).await?.end(Some(&error));
-                return Err(error);
-            }
-        };
-        let mut last = None;
-        for (peer, kind) in peers.into_iter().take(2) {
-            let attempt = Call {
-                route: vec![RouteStep::Peer(peer)],
-                id: if last.is_some() {
-                    CallId::new()
-                } else {
-                    call.id
-                },
-                ..call.clone()
-            };
-            match self.call_one(attempt).await {
-                Err(error)
-                    if kind == Kind::Query
-                        && (error.is(ErrorCode::Unavailable) || error.is(ErrorCode::Lost)) =>
-                {
-                    last = Some(error)
-                }
-                outcome => return outcome,
-            }
+        let (first, second) = self.attempts(call).await?;
+        match (self.call_one(first).await, second) {
+            (Err(error), Some(second)) if was_lost(&error) => self.call_one(second).await,
+            (outcome, _) => outcome,
         }
-        Err(last.unwrap_or_else(|| CallError::not_found(call.operation.as_str())))
-    }
-
-    /// Peers that offer the operation and that the caller may use.
-    fn any(&self, call: &Call) -> Result<Vec<(PeerId, Kind)>, CallError> {
-        let caller = call
-            .caller
-            .refreshed(self.identities())
-            .ok_or_else(unauthenticated)?;
-        let view = self.0.registry.view();
-        let found: Vec<_> = view
-            .offering(&call.operation)
-            .into_iter()
-            .filter(|entry| self.may_see(&caller, entry))
-            .filter_map(|entry| Some((entry.peer()?.clone(), entry.spec().kind)))
-            .collect();
-        match found.is_empty() {
-            true if !caller.is_authenticated() => Err(unauthenticated()),
-            true => Err(CallError::not_found(call.operation.as_str())),
-            false => Ok(found),
-        }
-    }
-
-    /// Picks the peer of a call to any.
-    pub(super) fn settle_any(&self, call: &mut Call, record: &mut Record) -> Result<(), CallError> {
-        if call.route == [RouteStep::Any]
-            && let Some((peer, _)) = self.any(call)?.into_iter().next()
-        {
-            call.route = vec![RouteStep::Peer(peer)];
-            record.route(&call.route);
-        }
-        Ok(())
     }
 
     /// Runs many queries and mutations at once, at most 16 at a time; answers

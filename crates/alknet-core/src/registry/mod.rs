@@ -40,6 +40,8 @@ pub struct Entry {
     imported: bool,
     foreign_name: Option<String>,
     peer: Option<PeerId>,
+    /// The whole route, if the operation lies behind the peer.
+    way: Option<String>,
     digest: [u8; 32],
 }
 
@@ -57,22 +59,24 @@ impl Entry {
             imported,
             foreign_name: registration.foreign_name,
             peer,
+            way: None,
         }
     }
 
-    /// A peer's operation of which nothing is known but that somebody asks for
-    /// it; it is in no view.
+    /// An operation of which nothing is known but that somebody asks for it at
+    /// the end of `way`, which begins with `peer`; it is in no view.
     pub(crate) fn unlisted(
         name: &OperationName,
         kind: Kind,
         peer: &PeerId,
+        way: String,
         handler: Handler,
     ) -> Self {
         let spec = OperationSpec {
             name: name.clone(),
             kind,
             visibility: Visibility::External,
-            summary: format!("An operation of `{peer}`."),
+            summary: format!("An operation of `{way}`."),
             description: None,
             input: Schema::any(),
             output: Schema::any(),
@@ -95,6 +99,7 @@ impl Entry {
             imported: true,
             foreign_name: None,
             peer: Some(peer.clone()),
+            way: Some(way),
             digest: [0; 32],
         }
     }
@@ -109,6 +114,13 @@ impl Entry {
     #[must_use]
     pub fn peer(&self) -> Option<&PeerId> {
         self.peer.as_ref()
+    }
+
+    /// How a grant names where it is: the peer, or the route to one behind it.
+    pub(crate) fn way(&self) -> Option<&str> {
+        self.way
+            .as_deref()
+            .or_else(|| self.peer.as_ref().map(PeerId::as_str))
     }
 
     /// The name it has at its source.

@@ -78,7 +78,6 @@ pub struct View {
     pub(super) local: Arc<Overlay>,
     by_name: Arc<HashMap<OperationName, Arc<Entry>>>,
     pub(super) peers: Arc<BTreeMap<PeerId, Arc<Overlay>>>,
-    turn: usize,
     pub(super) revision: u64,
 }
 
@@ -126,18 +125,10 @@ impl View {
         }
     }
 
-    /// Peers that offer an operation, in the order in which they are tried.
-    pub(crate) fn offering(&self, name: &OperationName) -> Vec<&Arc<Entry>> {
-        let mut found: Vec<_> = self
-            .peers
-            .values()
-            .filter_map(|overlay| overlay.entries.get(name))
-            .collect();
-        if !found.is_empty() {
-            let by = self.turn % found.len();
-            found.rotate_left(by);
-        }
-        found
+    /// What peers offer under this name, one each.
+    pub(crate) fn offering(&self, name: &OperationName) -> impl Iterator<Item = &Arc<Entry>> {
+        let overlays = self.peers.values();
+        overlays.filter_map(|overlay| overlay.entries.get(name))
     }
 
     /// What finds local operations, or those of a peer, by words.
@@ -207,7 +198,6 @@ impl View {
         let mut peers = (*old.peers).clone();
         peers.insert(peer, Overlay::new(entries));
         self.peers = Arc::new(peers);
-        self.turn = old.turn.wrapping_add(1);
         Ok(())
     }
 }

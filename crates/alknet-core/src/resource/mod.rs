@@ -2,16 +2,22 @@
 //! that names a resource into a canonical value *before* it is matched, and
 //! the handler receives that value, so that both read the same thing.
 
+mod address;
 mod grant;
 mod pattern;
 
+pub(crate) use self::address::is_covered_by_whole;
 pub use self::{
+    address::AddressClass,
     grant::{ResourceGrant, ResourceSet},
     pattern::ResourcePattern,
 };
-use crate::name::PeerId;
+use crate::{call::ROUTE_STEPS_MAX, name::PeerId};
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 /// Longest text that names a resource.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -27,7 +33,8 @@ pub enum ResourceKind {
     Net,
     /// A program name or an operation.
     Command,
-    /// A peer's id; actions are operation patterns.
+    /// A peer's id, or the route to one behind it; actions are operation
+    /// patterns.
     Peer,
     /// A topic name.
     Topic,
@@ -110,17 +117,9 @@ pub fn canonical_resource(kind: ResourceKind, text: &str) -> Result<String, Reso
     }
     match kind {
         ResourceKind::Bucket => canonical_file(text),
-        ResourceKind::Net => {
-            let (host, port) = split_host_port(text)?;
-            let port: u16 = port
-                .parse()
-                .map_err(|_| invalid(kind, "the port is not a number up to 65535"))?;
-            Ok(Host::parse(host)?.with_port(port))
-        }
+        ResourceKind::Net => canonical_address(text),
         ResourceKind::Command => canonical_command(text),
-        ResourceKind::Peer => PeerId::parse(text)
-            .map(|id| id.to_string())
-            .map_err(|e| invalid(kind, e.to_string())),
+        ResourceKind::Peer => check_way(text).map(|()| text.to_owned()),
         ResourceKind::Topic => {
             let fine = !text.is_empty() && text.split('/').all(is_plain_word);
             if fine {
@@ -133,6 +132,21 @@ pub fn canonical_resource(kind: ResourceKind, text: &str) -> Result<String, Reso
             }
         }
     }
+}
+
+/// A peer, or the peers on the way to one behind it: `hub/nas`.
+fn check_way(text: &str) -> Result<(), ResourceError> {
+    let kind = ResourceKind::Peer;
+    let mut steps = 0;
+    for peer in text.split('/') {
+        PeerId::parse(peer).map_err(|e| invalid(kind, e.to_string()))?;
+        steps += 1;
+    }
+    if steps > ROUTE_STEPS_MAX {
+        let reason = format!("{steps} peers, a route has at most {ROUTE_STEPS_MAX}");
+        return Err(invalid(kind, reason));
+    }
+    Ok(())
 }
 
 fn is_plain_word(part: &str) -> bool {
@@ -194,6 +208,46 @@ fn canonical_command(text: &str) -> Result<String, ResourceError> {
         ));
     }
     Ok(text.into())
+}
+
+fn canonical_address(text: &str) -> Result<String, ResourceError> {
+    let kind = ResourceKind::Net;
+    if text.starts_with("unix:") {
+        return Err(invalid(
+            kind,
+            "unix sockets are not forwarded: an address is `host:port`",
+        ));
+    }
+    let (host, port) = split_host_port(text)?;
+    let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    let port = port.parse::<u16>().ok().filter(|_| is_number);
+    let port = port.ok_or_else(|| invalid(kind, "the port is not a number up to 65535"))?;
+    Ok(Host::parse(host)?.with_port(port))
+}
+
+/// The parts of an address in canonical form.
+fn parse_canonical(canonical: &str) -> Option<(Host, u16)> {
+    let (host, port) = split_host_port(canonical).ok()?;
+    Some((Host::parse(host).ok()?, port.parse().ok()?))
+}
+
+/// An address that was resolved, in canonical form.
+pub(crate) fn canonical_socket(address: SocketAddr) -> String {
+    Host::Ip(unmapped(address.ip())).with_port(address.port())
+}
+
+/// The address by which one that was resolved is judged: what a grant for it
+/// names.
+pub(crate) fn judged_socket(address: SocketAddr) -> String {
+    Host::Ip(address::judged(address.ip())).with_port(address.port())
+}
+
+/// The name in an address in canonical form, if it has one.
+pub(crate) fn name_in(canonical: &str) -> Option<String> {
+    match parse_canonical(canonical)? {
+        (Host::Name(name), _) => Some(name),
+        (Host::Ip(_), _) => None,
+    }
 }
 
 /// Splits `host:port`, `[v6]:port`.
@@ -388,6 +442,32 @@ mod tests {
         assert!(ResourceGrant::parse(ResourceKind::Peer, "nas", &["FS"]).is_err());
         assert!(ResourceGrant::parse(ResourceKind::Peer, "nas", &[] as &[&str]).is_err());
         assert_eq!(grant.to_string(), "peer:nas=fs/*");
+    }
+
+    #[test]
+    fn a_grant_for_a_peer_covers_nothing_behind_it() {
+        use ResourceKind::Peer;
+        covers(Peer, "nas", "nas", true);
+        covers(Peer, "nas", "nas/pi", false);
+        covers(Peer, "nas/pi", "nas/pi", true);
+        covers(Peer, "nas/pi", "nas", false);
+        covers(Peer, "nas/pi", "nas/pi/tv", false);
+        covers(Peer, "nas/pi", "pi", false);
+        covers(Peer, "nas/any", "nas/any", true);
+        covers(Peer, "*", "nas/pi/tv/any", true);
+        for bad in [
+            "",
+            "nas/",
+            "/nas",
+            "nas//pi",
+            "nas/*",
+            "nas/PI",
+            "a/b/c/d/e",
+        ] {
+            assert!(ResourcePattern::parse(Peer, bad).is_err(), "{bad:?}");
+            assert!(canonical_resource(Peer, bad).is_err(), "{bad:?}");
+        }
+        assert!(ResourcePattern::parse(Peer, "a/b/c/d").is_ok());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Patterns over resources, as grants name them.
 
 use super::{
-    Host, ResourceError, ResourceKind, TEXT_BYTES_MAX, invalid, split_host_port, unmapped,
+    Host, ResourceError, ResourceKind, TEXT_BYTES_MAX, address::judged, check_way, invalid,
+    split_host_port, unmapped,
 };
-use crate::name::PeerId;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A pattern over resources of one kind, parsed once.
@@ -56,7 +56,7 @@ impl ResourcePattern {
                 ResourceKind::Net => parse_net_pattern(text)?,
                 ResourceKind::Command => parse_word(kind, text)?,
                 ResourceKind::Peer => {
-                    PeerId::parse(text).map_err(|e| invalid(kind, e.to_string()))?;
+                    check_way(text)?;
                     Matcher::Word {
                         text: text.into(),
                         prefix: false,
@@ -92,12 +92,37 @@ impl ResourcePattern {
                 let names: Vec<&str> = resource.split('/').collect();
                 path_covers(parts, &names)
             }
-            Matcher::Net { host, ports } => net_covers(host, *ports, resource),
+            Matcher::Net { host, ports } => net_covers(host, *ports, resource, judged),
             Matcher::Word {
                 text,
                 prefix: false,
             } => text == resource,
             Matcher::Word { text, prefix: true } => resource.starts_with(text.as_str()),
+        }
+    }
+
+    /// Whether it denies a resource in canonical form: an address that stands
+    /// for another is denied if either is.
+    pub(super) fn bars(&self, resource: &str) -> bool {
+        let as_written = match &self.matcher {
+            Matcher::Net { host, ports } => net_covers(host, *ports, resource, |ip| ip),
+            _ => false,
+        };
+        as_written || self.covers(resource)
+    }
+
+    /// Whether it covers some address with the port of a canonical one, so
+    /// that a name might resolve into it.
+    pub(super) fn covers_some_address(&self, resource: &str) -> bool {
+        let port = split_host_port(resource).ok();
+        let port = port.and_then(|(_, port)| port.parse::<u16>().ok());
+        match (&self.matcher, port) {
+            (Matcher::All, _) => true,
+            (Matcher::Net { host, ports }, Some(port)) => {
+                let by_address = matches!(host, HostMatcher::Any | HostMatcher::Cidr(..));
+                by_address && (ports.0..=ports.1).contains(&port)
+            }
+            _ => false,
         }
     }
 }
@@ -233,7 +258,12 @@ fn parse_cidr(text: &str) -> Result<HostMatcher, ResourceError> {
     })
 }
 
-fn net_covers(host: &HostMatcher, ports: (u16, u16), resource: &str) -> bool {
+fn net_covers(
+    host: &HostMatcher,
+    ports: (u16, u16),
+    resource: &str,
+    read: impl Fn(IpAddr) -> IpAddr,
+) -> bool {
     let Ok((name, port)) = split_host_port(resource) else {
         return false;
     };
@@ -245,7 +275,7 @@ fn net_covers(host: &HostMatcher, ports: (u16, u16), resource: &str) -> bool {
     }
     match (host, name.parse::<IpAddr>().ok()) {
         (HostMatcher::Any, _) => true,
-        (HostMatcher::Cidr(net, bits), Some(ip)) => in_cidr(*net, *bits, unmapped(ip)),
+        (HostMatcher::Cidr(net, bits), Some(ip)) => in_cidr(*net, *bits, read(ip)),
         (HostMatcher::Suffix(suffix), None) => name.ends_with(suffix.as_str()),
         (HostMatcher::Name(want), None) => name == want,
         _ => false,
