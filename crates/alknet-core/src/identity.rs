@@ -2,6 +2,7 @@
 
 use crate::name::{OperationName, PeerId, ScopeSet};
 use crate::resource::ResourceSet;
+use crate::role::{GrantTarget, Grants, RoleSet, TargetError};
 use std::{collections::BTreeSet, fmt, sync::Arc};
 use tokio::sync::watch;
 
@@ -28,6 +29,23 @@ impl Identity {
             resources: ResourceSet::default(),
             operations: BTreeSet::new(),
         }
+    }
+
+    /// An identity that holds these grants, as they are written on the command
+    /// line; of roles, the built-in ones give something. For tests, and for
+    /// programs that keep identities themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError`] for the first text that is no grant.
+    pub fn granted(id: PeerId, grants: &[&str]) -> Result<Self, TargetError> {
+        let grants: Grants = grants
+            .iter()
+            .map(|text| GrantTarget::parse(text))
+            .collect::<Result<_, _>>()?;
+        let mut identity = Self::empty(id);
+        RoleSet::default().add_to(&grants, &mut identity);
+        Ok(identity)
     }
 
     /// What both hold: a key of a peer is never wider than the peer. The

@@ -1,7 +1,10 @@
 //! Connections as handlers see them, whatever carries them: bistreams of a
 //! QUIC connection, or the one stream of a TCP or WebSocket connection.
 
-use crate::identity::{Caller, Credential};
+use crate::{
+    dispatch::Dispatcher,
+    identity::{Caller, Credential},
+};
 use async_trait::async_trait;
 use std::{fmt, net::SocketAddr, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -95,8 +98,11 @@ pub trait Connection: Send + Sync + 'static {
 /// What a protocol handler is told of a connection beside its streams.
 #[derive(Clone, Debug)]
 pub struct Admitted {
-    /// The caller behind the connection.
+    /// The caller behind the connection; anonymous for strangers. Rights are
+    /// not in here: each call is decided by the door as of then.
     pub caller: Caller,
+    /// The door through which its calls go.
+    pub door: Dispatcher,
 }
 
 /// Serves the connections of one protocol (ALPN).
@@ -110,7 +116,8 @@ pub trait ProtocolHandler: Send + Sync + 'static {
         false
     }
 
-    /// Serves one connection until it ends. A panic harms this connection
-    /// alone.
+    /// Serves one connection until it ends, or for as long as it is to stay
+    /// open: what is left of it is closed when this returns and the last handle
+    /// is dropped. A panic harms this connection alone.
     async fn serve(&self, connection: Arc<dyn Connection>, admitted: Admitted);
 }

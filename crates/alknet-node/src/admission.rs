@@ -4,7 +4,7 @@
 
 use alknet_call::{connection_code, quic::QuicConnection};
 use alknet_core::{
-    Caller, IdentityProvider,
+    Caller, Dispatcher, IdentityProvider,
     storage::IdentityIndex,
     transport::{Admitted, Connection, ProtocolHandler},
 };
@@ -51,17 +51,21 @@ pub(crate) trait QuicHandler: Send + Sync + 'static {
 }
 
 /// A handler of a protocol that the embedding program brings.
-pub(crate) struct Neutral(pub(crate) Arc<dyn ProtocolHandler>);
+pub(crate) struct Neutral {
+    pub(crate) handler: Arc<dyn ProtocolHandler>,
+    pub(crate) door: Dispatcher,
+}
 
 #[async_trait]
 impl QuicHandler for Neutral {
     fn admits_strangers(&self) -> bool {
-        self.0.admits_strangers()
+        self.handler.admits_strangers()
     }
 
     async fn serve(&self, connection: QuicConnection, caller: Caller) {
         let held: Arc<dyn Connection> = Arc::new(connection);
-        self.0.serve(held, Admitted { caller }).await;
+        let door = self.door.clone();
+        self.handler.serve(held, Admitted { caller, door }).await;
     }
 }
 

@@ -28,6 +28,22 @@ pub(crate) struct StoreDialer {
 #[async_trait]
 impl Dialer for StoreDialer {
     async fn dial(&self, peer: &PeerId) -> Result<(QuicConnection, Caller), DialError> {
+        self.connect(peer, ALPN).await
+    }
+
+    fn now(&self) -> Timestamp {
+        self.identities.now()
+    }
+}
+
+impl StoreDialer {
+    /// Opens a connection of this protocol to a peer, and says who the other
+    /// side is here.
+    pub(crate) async fn connect(
+        &self,
+        peer: &PeerId,
+        alpn: &[u8],
+    ) -> Result<(QuicConnection, Caller), DialError> {
         let record = self
             .identities
             .peer(peer.as_str())
@@ -41,7 +57,8 @@ impl Dialer for StoreDialer {
             if self.identities.resolve(&credential).is_none() {
                 continue;
             }
-            match self.dial_key(peer, &held.key, &record.addresses).await {
+            let dialled = self.dial_key(peer, &held.key, &record.addresses, alpn);
+            match dialled.await {
                 Ok(dialled) => return Ok(dialled),
                 Err(error) => failed = error,
             }
@@ -49,17 +66,12 @@ impl Dialer for StoreDialer {
         Err(failed)
     }
 
-    fn now(&self) -> Timestamp {
-        self.identities.now()
-    }
-}
-
-impl StoreDialer {
     async fn dial_key(
         &self,
         peer: &PeerId,
         key: &[u8; 32],
         addresses: &PeerAddresses,
+        alpn: &[u8],
     ) -> Result<(QuicConnection, Caller), DialError> {
         let address =
             endpoint_addr(key, addresses).ok_or_else(|| DialError::NoKey(peer.clone()))?;
@@ -67,7 +79,7 @@ impl StoreDialer {
             peer: peer.clone(),
             reason,
         };
-        let connecting = timeout(DIAL_MAX, self.endpoint.connect(address, ALPN)).await;
+        let connecting = timeout(DIAL_MAX, self.endpoint.connect(address, alpn)).await;
         let connection = connecting
             .map_err(|_| unreached("no answer".into()))?
             .map_err(|error| unreached(error.to_string()))?;

@@ -136,7 +136,7 @@ pub(crate) async fn open(
 /// Probes of the relays that were chosen, and of nothing else. Without the one
 /// over HTTP a relay that answers no QUIC, or a network that lets none
 /// through, leaves the node without a relay.
-fn probes() -> NetReportConfig {
+pub(crate) fn probes() -> NetReportConfig {
     let mut probes = NetReportConfig::minimal();
     probes.https_probes = true;
     probes

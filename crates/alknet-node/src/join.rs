@@ -483,7 +483,7 @@ async fn closed(
 }
 
 /// Whether the other side closed because it lets no stranger in.
-fn is_shut(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_shut(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(ConnectionError::ApplicationClosed(close)) = error.downcast_ref() {

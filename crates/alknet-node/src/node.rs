@@ -5,15 +5,16 @@ use crate::{
     admission::Admission,
     config::{Config, ConfigError, ConfigSource, RelaySetting},
     data_dir::{DataDir, Runtime},
-    dialer::is_dialable,
+    dialer::{StoreDialer, is_dialable},
     endpoint,
     logs::LogBuffer,
     operations::{OperationsError, configured_operations},
 };
 use alknet_call::{Client, links::Links};
 use alknet_core::{
-    AuditSink, Caller, Change, Dispatcher, OperationName, PeerId, RouteStep,
+    AuditSink, CallError, Caller, Change, Dispatcher, ErrorCode, OperationName, PeerId, RouteStep,
     storage::{AuditLog, IdentityIndex, ImportStore, PeerAddresses, Timestamp, hex32},
+    transport::Connection,
 };
 use alknet_exec::Exec;
 use alknet_store::{InstanceLock, Store};
@@ -143,6 +144,7 @@ pub(crate) struct Parts {
     pub(crate) door: Dispatcher,
     pub(crate) endpoint: Endpoint,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) dialer: Arc<StoreDialer>,
     pub(crate) links: Links,
 }
 
@@ -498,7 +500,7 @@ impl Node {
     /// # Errors
     ///
     /// As `invites/create`.
-    pub async fn invite(&self, grants: &[&str]) -> Result<String, alknet_core::CallError> {
+    pub async fn invite(&self, grants: &[&str]) -> Result<String, CallError> {
         let created: serde_json::Value = self
             .client()
             .call("invites/create", &serde_json::json!({ "grants": grants }))
@@ -511,11 +513,7 @@ impl Node {
     /// # Errors
     ///
     /// As `peers/join`.
-    pub async fn join(
-        &self,
-        ticket: &str,
-        grants: &[&str],
-    ) -> Result<String, alknet_core::CallError> {
+    pub async fn join(&self, ticket: &str, grants: &[&str]) -> Result<String, CallError> {
         let joined: serde_json::Value = self
             .client()
             .call(
@@ -531,11 +529,7 @@ impl Node {
     /// # Errors
     ///
     /// `UNAVAILABLE` if that takes longer than `most`.
-    pub async fn connected(
-        &self,
-        peer: &str,
-        most: Duration,
-    ) -> Result<(), alknet_core::CallError> {
+    pub async fn connected(&self, peer: &str, most: Duration) -> Result<(), CallError> {
         let mut changes = self.door().registry().changes();
         let offered = async {
             while self.door().registry().view().peer(peer).next().is_none() {
@@ -545,12 +539,39 @@ impl Node {
             }
         };
         let late = |_| {
-            alknet_core::CallError::new(
-                alknet_core::ErrorCode::Unavailable,
+            CallError::new(
+                ErrorCode::Unavailable,
                 format!("peer `{peer}` is not connected"),
             )
         };
         tokio::time::timeout(most, offered).await.map_err(late)
+    }
+
+    /// Opens a connection of another protocol to a peer: the other end of what
+    /// a [`ProtocolHandler`](alknet_core::transport::ProtocolHandler) serves
+    /// there. It is a connection of its own, beside that of calls, kept by
+    /// nobody but the caller, and closed when the peer is removed here.
+    ///
+    /// Whether the peer lets this node in is known with the first stream.
+    ///
+    /// # Errors
+    ///
+    /// `NOT_FOUND` for a peer that is not known, `UNAVAILABLE` if it was not
+    /// reached within 15 seconds, does not serve the protocol, or is disabled
+    /// here.
+    pub async fn connect(&self, peer: &str, alpn: &[u8]) -> Result<Arc<dyn Connection>, CallError> {
+        use alknet_call::links::DialError;
+        let unknown = || {
+            let message = format!("no peer `{peer}`");
+            CallError::new(ErrorCode::NotFound, message)
+                .with_details(serde_json::json!({ "peer": peer }))
+        };
+        let id = PeerId::parse(peer).map_err(|_| unknown())?;
+        match self.shared.parts().dialer.connect(&id, alpn).await {
+            Ok((connection, _)) => Ok(Arc::new(connection)),
+            Err(DialError::NoKey(_)) => Err(unknown()),
+            Err(error) => Err(CallError::new(ErrorCode::Unavailable, error.to_string())),
+        }
     }
 
     /// Reads the configuration again.
