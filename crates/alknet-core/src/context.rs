@@ -8,6 +8,7 @@ use crate::{
     error::{CallError, ErrorCode},
     identity::{Caller, Identity},
     name::{OperationName, OperationPattern, PeerId},
+    permit::Permit,
     registry::Entry,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,7 +17,7 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{
@@ -308,6 +309,23 @@ impl Context {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), CallError> {
         self.0.door.detach(self.0.call_id, task)
+    }
+
+    /// What this call was allowed, to be checked at every step of what it
+    /// does, also by what outlives it.
+    #[must_use]
+    pub fn permit(&self) -> Permit {
+        Permit {
+            door: self.0.door.clone(),
+            entry: self.0.entry.clone(),
+            caller: Mutex::new(self.0.principal.clone()),
+        }
+    }
+
+    /// Resolves when the node refuses new calls, to stop. What waits for
+    /// others, with no end of its own, ends then.
+    pub async fn draining(&self) {
+        self.0.door.draining().await;
     }
 
     /// Other operations, as far as this one's registration reaches.

@@ -3,12 +3,16 @@
 use crate::{
     dispatch::Dispatcher,
     error::{CallError, ErrorCode},
-    gate::{Ask, gate, refusal, step, unauthenticated},
+    gate::{Ask, RefusedAddress, gate, refusal, step, step_resolved, unauthenticated},
     identity::Caller,
     registry::Entry,
-    resource::{ResourceKind, canonical_resource},
+    resource::{AddressClass, ResourceKind, canonical_resource, name_in},
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use serde_json::json;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// What a data plane that cannot afford a call per step asks for once, with
 /// [`Dispatcher::authorize`], and checks at each step.
@@ -51,7 +55,69 @@ impl Permit {
             "`{}` may not {action} `{canonical}`: missing resource `{missing}`",
             caller.id()
         );
-        Err(CallError::new(ErrorCode::Forbidden, message).with_details(serde_json::json!({ "caller": caller.id(), "missing": { "resource": missing }, "grant": missing })))
+        Err(CallError::new(ErrorCode::Forbidden, message).with_details(
+            json!({ "caller": caller.id(), "missing": { "resource": missing }, "grant": missing }),
+        ))
+    }
+
+    /// Checks an address to which the caller's `asked`, `host:port` in
+    /// canonical form, was resolved; only addresses that pass may be used.
+    ///
+    /// It passes if it is held itself, by address, range or `*`. Otherwise
+    /// the name must be held and stand for such addresses
+    /// ([`AddressClass::fits_name`]). What denies the address or the name
+    /// wins.
+    ///
+    /// # Errors
+    ///
+    /// `FORBIDDEN` with what denies it, or what is missing; `UNAUTHENTICATED`
+    /// if the caller is no longer known.
+    pub fn check_address(
+        &self,
+        action: &str,
+        asked: &str,
+        address: SocketAddr,
+    ) -> Result<(), CallError> {
+        let caller = self.caller()?;
+        let owners = self.door.owners();
+        let decided = step_resolved(&caller, &self.entry, action, asked, address, owners);
+        let Err(refused) = decided else {
+            return Ok(());
+        };
+        if !caller.is_authenticated() {
+            return Err(unauthenticated());
+        }
+        let (id, class) = (caller.id(), AddressClass::of(address.ip()).in_words());
+        let what = match name_in(asked) {
+            Some(_) => format!("`{asked}`, which is {class}, `{}`", address.ip()),
+            None => format!("`{asked}`, {class}"),
+        };
+        let (why, details) = match refused {
+            RefusedAddress::Denied(grant) => (
+                format!("denied by `{grant}`"),
+                json!({ "caller": id, "address": address.to_string(), "denied": grant }),
+            ),
+            RefusedAddress::Missing(missing) => (
+                format!("missing resource `{missing}`"),
+                json!({ "caller": id, "address": address.to_string(), "missing": { "resource": missing }, "grant": missing }),
+            ),
+        };
+        let message = format!("`{id}` may not {action} {what}: {why}");
+        Err(CallError::new(ErrorCode::Forbidden, message).with_details(details))
+    }
+
+    /// Checks now and at every change of grants; resolves with the first
+    /// refusal.
+    pub async fn lost(&self, check: impl Fn(&Self) -> Result<(), CallError>) -> CallError {
+        let mut changes = self.door.identities().changes();
+        loop {
+            if let Err(refused) = check(self) {
+                return refused;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Who holds it, as of now.
@@ -77,14 +143,6 @@ impl Permit {
 
     /// Resolves when the caller may no longer do this at all.
     pub async fn revoked(&self) -> CallError {
-        let mut changes = self.door.identities().changes();
-        loop {
-            if let Err(refused) = self.caller() {
-                return refused;
-            }
-            if changes.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-        }
+        self.lost(|permit| permit.caller().map(drop)).await
     }
 }

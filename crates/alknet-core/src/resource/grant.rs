@@ -66,6 +66,10 @@ impl ResourceGrant {
     fn hits(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
         self.pattern.kind == kind && self.carries(action) && self.pattern.covers(resource)
     }
+
+    fn bars(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
+        self.pattern.kind == kind && self.carries(action) && self.pattern.bars(resource)
+    }
 }
 
 impl fmt::Display for ResourceGrant {
@@ -95,16 +99,35 @@ impl ResourceSet {
     #[must_use]
     pub fn holds(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
         let hit = |grant: &ResourceGrant| grant.hits(kind, action, resource);
-        self.allow.iter().any(hit) && !self.deny.iter().any(hit)
+        self.allow.iter().any(hit) && !self.denies(kind, action, resource)
     }
 
     /// Whether `action` on the canonical `resource` is denied, whatever else
     /// is held.
     #[must_use]
     pub fn denies(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
-        self.deny
-            .iter()
-            .any(|grant| grant.hits(kind, action, resource))
+        self.barred_by(kind, action, resource).is_some()
+    }
+
+    /// The first grant that denies it.
+    pub(crate) fn barred_by(
+        &self,
+        kind: ResourceKind,
+        action: &str,
+        resource: &str,
+    ) -> Option<&ResourceGrant> {
+        let mut deny = self.deny.iter();
+        deny.find(|grant| grant.bars(kind, action, resource))
+    }
+
+    /// Whether `action` on some address that a canonical `host:port` might
+    /// resolve to could be held.
+    pub(crate) fn might_hold_resolved(&self, action: &str, address: &str) -> bool {
+        self.allow.iter().any(|grant| {
+            grant.pattern.kind == ResourceKind::Net
+                && grant.carries(action)
+                && grant.pattern.covers_some_address(address)
+        })
     }
 
     /// Whether some pattern of the kind carries the action: what a listing
