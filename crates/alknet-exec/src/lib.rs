@@ -1,5 +1,5 @@
-//! Operations that run processes: `shell/exec`, and the commands that an
-//! operator configures.
+//! Operations that run processes and open sockets: `shell/exec`, the commands
+//! that an operator configures, and forwarded ports ([`net`]).
 //!
 //! Processes start with a clean environment, in a process group of their own,
 //! as the account that the configuration says, within limits on time, output,
@@ -7,7 +7,7 @@
 //! A node that runs as root starts none until its configuration says as whom.
 //!
 //! Not here: access control (the door asks for scopes and resources before a
-//! handler runs), terminals, sockets. There is never a shell between a caller
+//! handler runs), terminals. There is never a shell between a caller
 //! and a program: arguments stay arguments.
 //!
 //! ```
@@ -45,6 +45,7 @@ mod command;
 mod config;
 mod duration;
 mod exec;
+pub mod net;
 mod process;
 mod program;
 mod reaper;

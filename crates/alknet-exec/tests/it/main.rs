@@ -4,5 +4,9 @@
 mod commands;
 mod config;
 mod hygiene;
+mod net;
+mod net_listen;
+mod net_support;
+mod net_vetting;
 mod shell;
 mod support;
