@@ -23,7 +23,11 @@ use alknet_core::{
     },
     transport::ProtocolHandler,
 };
-use alknet_exec::{Exec, ExecConfigError, shell_operations};
+use alknet_exec::{
+    Exec, ExecConfigError,
+    net::{Net, NetConfigError, net_operations},
+    shell_operations,
+};
 use alknet_store::{InstanceLock, LockError, OpenStoreError, Store};
 use alknet_vault::OpenVaultError;
 use arc_swap::ArcSwap;
@@ -74,6 +78,9 @@ pub enum StartError {
     /// Programs cannot be run as configured.
     #[error(transparent)]
     Exec(#[from] ExecConfigError),
+    /// Forwarded ports cannot be configured so.
+    #[error(transparent)]
+    Net(#[from] NetConfigError),
     /// Configured or embedded operations cannot be registered.
     #[error(transparent)]
     Operations(#[from] OperationsError),
@@ -286,6 +293,7 @@ impl NodeBuilder {
         let started_at = clock();
 
         let exec = Exec::new(config.exec.clone())?;
+        let net = Net::new(config.net.clone())?;
         let (configured, scopes) = configured_operations(&config, &exec, data.path())?;
         let roles = config.role_set(scopes)?;
         let identity_store: Arc<dyn IdentityStore> = Arc::new(store.clone());
@@ -339,6 +347,7 @@ impl NodeBuilder {
         let registry = Registry::new();
         let mut operations = ops::builtin(&shared);
         operations.extend(shell_operations(&exec));
+        operations.extend(net_operations(&net));
         operations.extend(configured);
         if self.demo {
             operations.extend(demo_operations());

@@ -5,7 +5,7 @@ use crate::{
     setup::OpenKeysError,
 };
 use alknet_core::storage::hex32;
-use alknet_exec::Exec;
+use alknet_exec::{Exec, net::Net};
 use alknet_store::{OpenStoreError, Store};
 use alknet_vault::Vault;
 use std::path::Path;
@@ -18,6 +18,7 @@ use std::path::Path;
 /// [`StartError`], as the start would give.
 pub fn check_config(config: &Config, dir: &Path) -> Result<(), StartError> {
     let exec = Exec::new(config.exec.clone())?;
+    Net::new(config.net.clone())?;
     configured_operations(config, &exec, dir)?;
     Ok(())
 }

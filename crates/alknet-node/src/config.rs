@@ -5,7 +5,7 @@ use alknet_call::quic::QuicLimits;
 use alknet_core::{
     GrantTarget, Grants, Limits, ResourceGrant, ResourceKind, Role, RoleName, RoleSet, Scope,
 };
-use alknet_exec::{CommandConfig, ExecConfig};
+use alknet_exec::{CommandConfig, ExecConfig, net::NetConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -33,6 +33,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// How programs are run.
     pub exec: ExecConfig,
+    /// How connections are opened and taken for callers.
+    pub net: NetConfig,
     /// Operations that run a command.
     #[serde(rename = "operation", skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<CommandConfig>,

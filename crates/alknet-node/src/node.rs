@@ -345,6 +345,7 @@ impl Shared {
             ("network", next.network != old.network),
             ("limits", next.limits != old.limits),
             ("exec", next.exec != old.exec),
+            ("net", next.net != old.net),
         ] {
             if differs {
                 report.needs_restart.push(section.into());
@@ -382,6 +383,7 @@ impl Shared {
             network: old.network,
             limits: old.limits,
             exec: old.exec,
+            net: old.net,
             ..next
         };
         tracing::info!(

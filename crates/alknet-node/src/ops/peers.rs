@@ -1,9 +1,11 @@
 //! `peers/*`: who is known, what each was given, how each is linked.
 
+mod dial;
 mod edit;
 mod join;
 
 use self::{
+    dial::dial,
     edit::{add, change_grants, remove, rotate, update},
     join::join_peer,
 };
@@ -96,6 +98,17 @@ struct PeerList {
 struct PeerInput {
     /// The peer.
     peer: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DialInput {
+    /// The peer.
+    peer: String,
+    /// How long to wait for the link, in milliseconds; ten seconds if not
+    /// given.
+    #[serde(default)]
+    timeout_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -252,6 +265,9 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
         Operation::subscription("peers/watch", "Follows how the peers are linked.")
             .example(json!({}), json!({ "peer": "laptop", "state": "connected", "path": "direct", "rtt_ms": 0.4 }))
             .stream(with!(|shared, _cx, _input: NoInput| Ok(until_stopping(&shared, watch(&shared))))),
+        Operation::query("peers/dial", "Dials a peer now, and waits until it is linked.")
+            .example(json!({ "peer": "laptop" }), json!({ "state": "connected", "path": "direct", "since": "2026-01-01T00:00:00.000Z", "operations": 12 }))
+            .handler(with!(|shared, _cx, input: DialInput| dial(&shared, input).await)),
         Operation::mutation("peers/add", "Makes a key a peer.")
             .example(json!({ "peer": "laptop", "grants": ["reader"] }), sample.clone())
             .handler(with!(|shared, cx, input: AddInput| add(&shared, &cx, input).await)),
@@ -308,15 +324,12 @@ fn find(shared: &Shared, name: &str) -> Result<PeerRecord, CallError> {
         .ok_or_else(|| no_peer(&shared.identities, name))
 }
 
-fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
-    let report = shared.links().report(&peer.id);
-    let operations = shared
-        .door()
-        .registry()
-        .view()
-        .peer(peer.id.as_str())
-        .count();
-    let link = report.map(|report| LinkView {
+/// How a peer is linked, if it ever was.
+fn link_view(shared: &Shared, peer: &PeerId) -> Option<LinkView> {
+    let report = shared.links().report(peer);
+    let view = shared.door().registry().view();
+    let operations = view.peer(peer.as_str()).count();
+    report.map(|report| LinkView {
         state: report.state.as_str().into(),
         path: path_text(report.path.as_ref()),
         address: report.path.as_ref().map(|path| path.address.clone()),
@@ -327,7 +340,11 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
         since: report.since.to_string(),
         operations,
         last_error: report.last_error,
-    });
+    })
+}
+
+fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
+    let link = link_view(shared, &peer.id);
     Peer {
         peer: peer.id.to_string(),
         display_name: peer.display_name.clone(),
