@@ -4,7 +4,7 @@
 use crate::{
     failure::Failure,
     hint::{Place, explain},
-    node_access::{CallError, CallOptions, ErrorCode, Home, nearest},
+    node_access::{CallError, CallOptions, ErrorCode, Home, Route, nearest},
     output::Out,
 };
 use serde_json::{Value, json};
@@ -55,10 +55,28 @@ impl App {
 
     /// Calls an operation of the running node that the command itself chose.
     pub(crate) async fn ask(&self, operation: &str, input: Value) -> Result<Value, Failure> {
+        self.ask_at(Route::new(), operation, input).await
+    }
+
+    /// The same of the node at the end of a route.
+    pub(crate) async fn ask_at(
+        &self,
+        route: Route,
+        operation: &str,
+        input: Value,
+    ) -> Result<Value, Failure> {
         let home = self.home().await?;
-        home.call(operation, input, CallOptions::default())
-            .await
-            .map_err(|error| self.explain(home, &error))
+        let options = CallOptions {
+            route: route.clone(),
+            ..CallOptions::default()
+        };
+        let place = Place {
+            home: home.name().to_owned(),
+            route,
+            operation: String::new(),
+        };
+        let asked = home.call(operation, input, options).await;
+        asked.map_err(|error| explain(&error, &place))
     }
 
     /// What a person is told about the error of a built-in operation.

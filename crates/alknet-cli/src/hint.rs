@@ -31,8 +31,38 @@ impl Place {
         if self.route.is_empty() {
             return String::new();
         }
-        let steps: Vec<String> = self.route.iter().map(ToString::to_string).collect();
-        format!(" --on {}", steps.join("/"))
+        format!(" --on {}", self.way(0))
+    }
+
+    /// The route from a step on, as grants name it.
+    fn way(&self, from: usize) -> String {
+        let steps: Vec<String> = self
+            .route
+            .iter()
+            .skip(from)
+            .map(ToString::to_string)
+            .collect();
+        steps.join("/")
+    }
+
+    /// The node that decides about a step: the one before it.
+    fn node_before(&self, step: usize) -> &str {
+        match step.checked_sub(1).and_then(|before| self.route.get(before)) {
+            Some(RouteStep::Peer(peer)) => peer.as_str(),
+            _ => &self.home,
+        }
+    }
+
+    /// The step at which the route goes to this peer.
+    fn step_to(&self, peer: &str) -> Option<usize> {
+        let is_it =
+            |step: &RouteStep| matches!(step, RouteStep::Peer(named) if named.as_str() == peer);
+        self.route.iter().position(is_it)
+    }
+
+    /// Whether an error speaks of a peer that another node knows, not this one.
+    pub(crate) fn is_beyond(&self, error: &CallError) -> bool {
+        text(error, "/peer").is_some_and(|peer| self.step_to(peer) > Some(0))
     }
 }
 
@@ -85,16 +115,17 @@ fn violations(error: &CallError) -> Option<String> {
     Some(format!("invalid input: {told}"))
 }
 
-/// Who refused. A missing right to use a peer is refused by the node that was
-/// asked first; everything else by the last one on the route.
+/// Who refused. A missing right to go on to a peer is refused by the node
+/// before it; everything else by the last one on the route.
 fn refused_by(error: &CallError, place: &Place) -> String {
-    let missing = text(error, "/missing/resource").unwrap_or_default();
-    let grant = text(error, "/grant").unwrap_or_default();
-    let at_home = missing.starts_with("peer:") || grant.starts_with("peer:");
-    match place.peer().filter(|_| !at_home) {
-        Some(peer) => peer.to_owned(),
-        None => place.home.clone(),
+    let named = ["/missing/resource", "/grant"].map(|at| text(error, at).unwrap_or_default());
+    if let Some(way) = named.iter().find_map(|text| text.strip_prefix("peer:")) {
+        let way = way.split_once('=').map_or(way, |(way, _)| way);
+        let steps = 0..place.route.len();
+        let step = steps.into_iter().find(|step| place.way(*step) == way);
+        return place.node_before(step.unwrap_or_default()).to_owned();
     }
+    place.peer().unwrap_or(&place.home).to_owned()
 }
 
 /// Inserts ` on NODE` before what is missing, unless the sentence says where.
@@ -124,10 +155,13 @@ fn hint(error: &CallError, place: &Place) -> Option<String> {
     }
     match error.protocol_code()? {
         ErrorCode::NotFound if text(error, "/operation").is_none() => {
-            text(error, "/peer").map(|_| "alknet peers list".into())
+            text(error, "/peer").map(|peer| peers_of(place, peer))
         }
         ErrorCode::NotFound => Some(format!("alknet ops list{}", place.on())),
-        ErrorCode::Unavailable => Some("alknet peers list".into()),
+        ErrorCode::Unavailable => {
+            let peer = text(error, "/peer").unwrap_or_default();
+            Some(peers_of(place, peer))
+        }
         ErrorCode::InvalidInput if !place.operation.is_empty() => Some(format!(
             "alknet ops describe {}{}",
             quote(&place.operation),
@@ -145,6 +179,16 @@ fn hint(error: &CallError, place: &Place) -> Option<String> {
             call.map(|_| format!("the cause is in the log; on `{node}`: alknet logs --level error"))
         }
         _ => None,
+    }
+}
+
+/// Lists the peers among which this one is, or is missing.
+fn peers_of(place: &Place, peer: &str) -> String {
+    match place.step_to(peer) {
+        Some(step) if step > 0 => {
+            format!("on `{}`: alknet peers list", place.node_before(step))
+        }
+        _ => "alknet peers list".into(),
     }
 }
 
@@ -251,6 +295,47 @@ mod tests {
             "error: `bob` may not call `fs/x` on `nas`: missing resource `peer:nas=fs/x`\n\
              hint: on `home`: alknet grant bob 'peer:nas=fs/*'",
         );
+    }
+
+    #[test]
+    fn a_missing_right_to_go_on_is_refused_by_the_node_before() {
+        let missing = |way: &str| {
+            let resource = format!("peer:{way}=deploy/restart");
+            forbidden(&resource, json!({ "resource": resource }))
+        };
+        for (way, who) in [("hub/nas/pi", "home"), ("nas/pi", "hub"), ("pi", "nas")] {
+            check(
+                missing(way),
+                "hub/nas/pi",
+                &format!(
+                    "error: `bob` may not call `deploy/restart` on `{who}`: missing resource `peer:{way}=deploy/restart`\n\
+                     hint: on `{who}`: alknet grant bob peer:{way}=deploy/restart"
+                ),
+            );
+        }
+        // What the last one misses is its own matter.
+        check(
+            forbidden("deploy/restart", json!({ "scopes": ["deploy:write"] })),
+            "hub/nas",
+            "error: `bob` may not call `deploy/restart` on `nas`: missing scope `deploy:write`\n\
+             hint: on `nas`: alknet grant bob deploy/restart",
+        );
+    }
+
+    #[test]
+    fn a_peer_behind_a_hub_is_looked_for_at_the_hub() {
+        let gone = |peer: &str| {
+            CallError::new(ErrorCode::Unavailable, "x").with_details(json!({ "peer": peer }))
+        };
+        check(
+            gone("nas"),
+            "hub/nas",
+            "error: x\nhint: on `hub`: alknet peers list",
+        );
+        check(gone("hub"), "hub/nas", "error: x\nhint: alknet peers list");
+        assert!(place("hub/nas").is_beyond(&gone("nas")));
+        assert!(!place("hub/nas").is_beyond(&gone("hub")));
+        assert!(!place("hub/nas").is_beyond(&gone("tv")));
     }
 
     #[test]

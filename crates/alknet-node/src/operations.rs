@@ -100,6 +100,13 @@ struct DivideInput {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AskInput {
+    /// What to ask.
+    question: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 struct Echoing {
     /// Always true.
     echoing: bool,
@@ -130,6 +137,14 @@ pub(crate) fn demo_operations() -> Vec<Registration> {
                     CallError::domain("DIVISION_BY_ZERO", "the divisor is zero")
                         .with_details(json!({ "dividend": input.dividend }))
                 })
+            }),
+        Operation::query("demo/ask", "Reports progress, asks its caller, and answers with the answer.")
+            .example(json!({ "question": "Which way?" }), json!("left"))
+            .handler(|cx: Context, input: AskInput| async move {
+                cx.progress(&json!({ "message": "a question comes" })).await;
+                let answer = cx.ask(&json!({ "question": input.question })).await?;
+                cx.progress(&json!({ "message": "it was answered" })).await;
+                Ok(answer)
             }),
         Operation::subscription("demo/count", "Counts from one upwards.")
             .example(json!({ "to": 3, "every_ms": 100 }), json!(1))

@@ -30,9 +30,13 @@ input; or fields:
 A subscription prints one item a line. A channel connects standard input and
 output. Ctrl-C cancels the call, there as well as here.
 
+`--on hub/nas` reaches `nas` through `hub`: `hub` lets the call on if this node
+holds `peer:nas=OPERATION` there. At most four peers; `any` only as the last.
+
 Examples:
   alknet call node/info
   alknet call fs/stat file=www/motd --on nas
+  alknet call node/info --on hub/nas
   alknet call deploy/restart '{\"service\":\"web\"}' --on any --timeout 2m")]
 pub(crate) struct CallArgs {
     /// What to call, such as `fs/stat`
@@ -40,7 +44,7 @@ pub(crate) struct CallArgs {
     /// The input
     #[arg(value_name = "ARGS")]
     words: Vec<String>,
-    /// Where: a peer, or `any` for the first that offers it
+    /// Where: a peer, `any` for the first that offers it, or a route `PEER/PEER`
     #[arg(long, value_name = "PEER|any", value_parser = parse_on)]
     on: Option<Route>,
     /// How long it may take
@@ -51,7 +55,7 @@ pub(crate) struct CallArgs {
     idempotency_key: Option<String>,
 }
 
-/// `PEER`, `any`, or `:` for this node.
+/// `PEER`, `any`, a route to one behind others, or `:` for this node.
 pub(crate) fn parse_on(text: &str) -> Result<Route, String> {
     match text {
         ":" => Ok(Route::new()),
@@ -103,27 +107,29 @@ struct Calling<'a> {
 }
 
 impl Calling<'_> {
-    /// The catalogue's entry, if this caller may see it.
+    /// The catalogue's entry, if this caller may see it: what the last node
+    /// before the peer knows of it.
     async fn look_up(&self) -> Option<Value> {
         let mut input = json!({ "name": self.operation });
-        match self.options.route.first() {
+        let mut before = CallOptions {
+            route: self.options.route.clone(),
+            ..CallOptions::default()
+        };
+        match before.route.pop() {
             None => {}
             Some(RouteStep::Peer(peer)) => input["peer"] = json!(peer),
-            Some(RouteStep::Any) => input["peer"] = json!(self.some_peer().await?),
+            Some(RouteStep::Any) => input["peer"] = json!(self.some_peer(&before).await?),
         }
-        self.home
-            .call("services/schema", input, CallOptions::default())
-            .await
-            .ok()
+        let described = self.home.call("services/schema", input, before);
+        described.await.ok()
     }
 
-    /// A peer that offers the operation.
-    async fn some_peer(&self) -> Option<String> {
-        let reply = self
+    /// A peer of the node at the end of this route that offers the operation.
+    async fn some_peer(&self, at: &CallOptions) -> Option<String> {
+        let listed = self
             .home
-            .call("services/list-peers", json!({}), CallOptions::default())
-            .await
-            .ok()?;
+            .call("services/list-peers", json!({}), at.clone());
+        let reply = listed.await.ok()?;
         let offers = |peer: &&Value| {
             let names = peer.get("operations").and_then(Value::as_array);
             names.is_some_and(|names| names.iter().any(|name| name == self.operation.as_str()))
@@ -226,6 +232,7 @@ impl Failed {
     pub(crate) async fn tell(self, app: &App, home: &Home, place: &Place) -> Failure {
         match self {
             Self::Here(failure) => failure,
+            Self::Call(error) if place.is_beyond(&error) => explain(&error, place),
             Self::Call(error) => explain(&app.with_near_peers(home, error).await, place),
         }
     }

@@ -33,7 +33,7 @@ enum OpsCommand {
 
 #[derive(Debug, Args)]
 struct ListArgs {
-    /// The operations of this peer
+    /// The operations of this peer, or of one behind it: `PEER/PEER`
     #[arg(long, value_name = "PEER")]
     on: Option<String>,
     /// Only this kind: query, mutation, subscription, channel
@@ -89,7 +89,8 @@ pub(crate) async fn run(app: &App, args: OpsArgs) -> Result<(), Failure> {
 /// Collects every page.
 async fn list(app: &App, args: &ListArgs) -> Result<(), Failure> {
     let mut input = json!({});
-    put(&mut input, "peer", args.on.as_ref().map(|peer| json!(peer)));
+    let (before, peer) = split(args.on.as_deref())?;
+    put(&mut input, "peer", peer.map(|peer| json!(peer)));
     put(&mut input, "kind", args.kind.map(|kind| json!(kind)));
     put(
         &mut input,
@@ -98,7 +99,9 @@ async fn list(app: &App, args: &ListArgs) -> Result<(), Failure> {
     );
     let mut operations = Vec::new();
     let revision = loop {
-        let mut page = app.ask("services/list", input.clone()).await?;
+        let mut page = app
+            .ask_at(before.clone(), "services/list", input.clone())
+            .await?;
         match page.get_mut("operations").map(Value::take) {
             Some(Value::Array(some)) => operations.extend(some),
             _ => break page.get("revision").cloned(),
@@ -108,7 +111,7 @@ async fn list(app: &App, args: &ListArgs) -> Result<(), Failure> {
             _ => break page.get("revision").cloned(),
         }
     };
-    if let Some(peer) = args.on.as_ref().filter(|_| operations.is_empty()) {
+    if let Some(peer) = peer.filter(|_| operations.is_empty() && before.is_empty()) {
         // A peer that does not exist offers nothing either: that is an error.
         app.ask("peers/show", json!({ "peer": peer })).await?;
     }
@@ -133,9 +136,10 @@ async fn list(app: &App, args: &ListArgs) -> Result<(), Failure> {
 
 async fn search(app: &App, args: &SearchArgs) -> Result<(), Failure> {
     let mut input = json!({ "query": args.words.join(" ") });
-    put(&mut input, "peer", args.on.as_ref().map(|peer| json!(peer)));
+    let (before, peer) = split(args.on.as_deref())?;
+    put(&mut input, "peer", peer.map(|peer| json!(peer)));
     put(&mut input, "kind", args.kind.map(|kind| json!(kind)));
-    let reply = app.ask("services/search", input).await?;
+    let reply = app.ask_at(before, "services/search", input).await?;
     if app.out.json {
         return app.out.json_line(&reply);
     }
@@ -158,6 +162,16 @@ async fn search(app: &App, args: &SearchArgs) -> Result<(), Failure> {
     app.out.text(&table.render(app.out.width()))
 }
 
+/// The peer at the end of a route, and the way to the node that knows what it
+/// offers.
+fn split(on: Option<&str>) -> Result<(Route, Option<&str>), Failure> {
+    let Some((before, peer)) = on.and_then(|on| on.rsplit_once('/')) else {
+        return Ok((Route::new(), on));
+    };
+    let before = parse_route(before).map_err(|error| Failure::usage(error.to_string()))?;
+    Ok((before, Some(peer)))
+}
+
 fn put(input: &mut Value, field: &str, value: Option<Value>) {
     if let Some(value) = value {
         input[field] = value;
@@ -168,14 +182,15 @@ fn put(input: &mut Value, field: &str, value: Option<Value>) {
 pub(crate) async fn schema(app: &App, name: &str, on: Option<&str>) -> Result<Value, Failure> {
     let home = app.home().await?;
     let mut input = json!({ "name": name });
-    let mut route = Route::new();
-    if let Some(peer) = on {
-        input["peer"] = json!(peer);
-        route = parse_route(peer).map_err(|error| Failure::usage(error.to_string()))?;
-    }
-    let reply = home
-        .call("services/schema", input, CallOptions::default())
-        .await;
+    let (before, peer) = split(on)?;
+    put(&mut input, "peer", peer.map(|peer| json!(peer)));
+    let route = on.map_or_else(|| Ok(Route::new()), parse_route);
+    let route = route.map_err(|error| Failure::usage(error.to_string()))?;
+    let options = CallOptions {
+        route: before,
+        ..CallOptions::default()
+    };
+    let reply = home.call("services/schema", input, options).await;
     reply.map_err(|error| {
         explain(
             &error,
