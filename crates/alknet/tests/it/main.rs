@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod operations;
+mod protocol;
+
 use std::{
     io::Read,
     path::{Path, PathBuf},
@@ -41,9 +44,13 @@ impl Drop for Running {
 /// printed.
 #[track_caller]
 fn run(name: &str, words: &[&str]) -> String {
-    let place = tempfile::tempdir().unwrap();
+    run_in(tempfile::tempdir().unwrap().path(), name, words)
+}
+
+#[track_caller]
+fn run_in(place: &Path, name: &str, words: &[&str]) -> String {
     let mut command = Command::new(example(name));
-    command.args(words).current_dir(&place).env_clear();
+    command.args(words).current_dir(place).env_clear();
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = Running(command.spawn().unwrap());
@@ -86,11 +93,53 @@ fn client_calls_another_node_and_follows_it() {
 
 #[test]
 fn protocol_is_served_beside_the_others() {
-    let printed = run("protocol", &["./data", "--once"]);
-    assert!(
-        printed.starts_with("serving example/line/1 as "),
-        "{printed}"
-    );
+    let printed = run("protocol", &["./a", "./b"]);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(lines[..2], ["ok \"all is well\"", "ok all is well"]);
+    assert!(lines[2].starts_with("error FORBIDDEN: "), "{printed}");
+    assert!(lines[3].starts_with("error FORBIDDEN: "), "{printed}");
+    assert_eq!(lines.len(), 4);
+}
+
+#[test]
+fn operations_call_each_other() {
+    let printed = run("operations", &["./data"]);
+    assert_eq!(printed, "added: 1 water the roses\nnotes: 1\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn remote_comes_back_with_what_it_kept() {
+    let place = tempfile::tempdir().unwrap();
+    let home = alknet::Node::builder()
+        .name("home")
+        .data_dir(place.path().join("home"))
+        .bind("127.0.0.1:0".parse().unwrap())
+        .relays(["none"])
+        .demo(true)
+        .spawn()
+        .await
+        .unwrap();
+    let ticket = home.invite(&["demo/greet"]).await.unwrap();
+    let want = "Hello, Ada!\nrefused: `reporter` may not call `node/shutdown`: ";
+    for words in [&["./kept", &ticket][..], &["./kept"]] {
+        let (dir, words): (_, Vec<String>) = (
+            place.path().to_owned(),
+            words.iter().map(ToString::to_string).collect(),
+        );
+        let running = tokio::task::spawn_blocking(move || {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            run_in(&dir, "remote", &words)
+        });
+        let printed = running.await.unwrap();
+        assert!(printed.starts_with(want), "{printed}");
+    }
+    let peer: serde_json::Value = home
+        .client()
+        .call("peers/show", &serde_json::json!({ "peer": "reporter" }))
+        .await
+        .unwrap();
+    assert_eq!(peer["grants"], serde_json::json!(["demo/greet"]));
+    home.shutdown(Duration::from_secs(1)).await;
 }
 
 /// Each example is run here: a new one has a test too.
@@ -102,5 +151,14 @@ fn no_example_is_left_out() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["client.rs", "embed.rs", "protocol.rs"]);
+    assert_eq!(
+        names,
+        [
+            "client.rs",
+            "embed.rs",
+            "operations.rs",
+            "protocol.rs",
+            "remote.rs"
+        ]
+    );
 }
