@@ -104,6 +104,18 @@ impl RunAs {
 }
 
 impl Account {
+    /// The account with this id, the first one if it has several names.
+    pub(crate) fn of_uid(uid: u32) -> Option<Self> {
+        let (passwd, group) = (read("/etc/passwd").ok()?, read("/etc/group").ok()?);
+        let uid = uid.to_string();
+        let mut lines = passwd.lines().map(|line| line.split(':'));
+        let name = lines.find_map(|mut fields| {
+            let name = fields.next()?;
+            (fields.nth(1)? == uid).then_some(name)
+        })?;
+        Self::find(name, &passwd, &group)
+    }
+
     fn find(name: &str, passwd: &str, group: &str) -> Option<Self> {
         let fields = passwd
             .lines()

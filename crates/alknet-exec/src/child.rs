@@ -1,5 +1,5 @@
 //! What a new process does between `fork` and `exec`. The only unsafe code of
-//! this crate.
+//! this crate, but for one line about terminals.
 //!
 //! Why at all: supplementary groups cannot be set by stable `std`, and what
 //! else a process would inherit (descriptors that were opened without
@@ -16,6 +16,11 @@ use std::{ffi::CString, io, os::unix::process::CommandExt, process::Command};
 #[derive(Debug)]
 pub(crate) struct ChildSetup {
     pub(crate) cwd: CString,
+    /// Where it goes if it may not enter `cwd`; without one it does not start.
+    pub(crate) cwd_otherwise: Option<CString>,
+    /// Its standard input is a terminal, which becomes its own: it leads a new
+    /// session, and not just a new group.
+    pub(crate) has_terminal: bool,
     pub(crate) memory_bytes_max: u64,
     pub(crate) no_new_privileges: bool,
     pub(crate) identity: Option<ChildIdentity>,
@@ -57,7 +62,10 @@ impl ChildSetup {
     /// process group.
     #[allow(unsafe_code)]
     pub(crate) fn attach(self, command: &mut Command) {
-        command.process_group(0);
+        // The leader of a group cannot begin a session, which is a group too.
+        if !self.has_terminal {
+            command.process_group(0);
+        }
         #[cfg(not(target_os = "linux"))]
         if let Some(ChildIdentity { ids: (uid, gid) }) = &self.identity {
             command.uid(*uid).gid(*gid);
@@ -78,6 +86,10 @@ impl ChildSetup {
     }
 
     fn apply(&self, data_max: u64) -> io::Result<()> {
+        if self.has_terminal {
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+        }
         close_inherited_on_exec();
         reset_signals();
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -98,7 +110,11 @@ impl ChildSetup {
                 thread::set_no_new_privs(true)?;
             }
         }
-        rustix::process::chdir(self.cwd.as_c_str())?;
+        let entered = rustix::process::chdir(self.cwd.as_c_str());
+        match (entered, &self.cwd_otherwise) {
+            (Err(_), Some(otherwise)) => rustix::process::chdir(otherwise.as_c_str())?,
+            (entered, _) => entered?,
+        }
         Ok(())
     }
 }

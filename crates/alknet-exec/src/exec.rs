@@ -1,27 +1,32 @@
 //! What all operations of this crate share: as whom, where, how many.
 
 use crate::{
-    account::{AccountError, RunAs},
+    account::{Account, AccountError, RunAs},
     child::{ChildIdentity, ChildSetup},
     config::{ExecConfig, ExecConfigError},
     process::{Leader, Pipes, Process},
     program::{self, FindError},
+    pty::NewPty,
+    pty_modes::ModeMap,
     reaper::Reaper,
+    terminal_process::Terminal,
+    terminal_session::Session,
 };
-use alknet_core::{CallError, ErrorCode};
+use alknet_core::{CallError, ErrorCode, ResourceKind, canonical_resource};
+use rustix::termios::Winsize;
 use std::{
     collections::BTreeMap,
     ffi::CString,
     io,
     os::unix::{ffi::OsStrExt, process::CommandExt},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Semaphore,
+    signal::unix::{Signal as SignalStream, SignalKind, signal},
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 
 /// When to try again if too many programs run.
@@ -38,6 +43,7 @@ struct Inner {
     path: Vec<PathBuf>,
     euid: u32,
     run_as: RunAs,
+    login: Login,
     running: Arc<Semaphore>,
     reaper: Reaper,
 }
@@ -64,6 +70,7 @@ impl Exec {
         Ok(Self(Arc::new(Inner {
             path,
             euid,
+            login: Login::of(&run_as, euid),
             run_as,
             running: Arc::new(Semaphore::new(config.processes_max)),
             reaper: Reaper::start().map_err(ExecConfigError::Thread)?,
@@ -91,8 +98,65 @@ impl Exec {
         }
     }
 
+    /// As whom a terminal is logged in.
+    pub(crate) fn login(&self) -> &Login {
+        &self.0.login
+    }
+
+    /// Waits until no process is left, for the end of a node that has cancelled
+    /// its calls: terminals take up to a quarter of a second after their call.
+    /// Nothing new starts meanwhile.
+    pub async fn idle(&self) {
+        let all = u32::try_from(self.0.config.processes_max).unwrap_or(u32::MAX);
+        // Never closed: an error would be as good as idle.
+        let _all = self.0.running.acquire_many(all).await;
+        self.0.reaper.idle().await;
+    }
+
     /// Starts a process. Dropping the future, or what it returns, kills it.
     pub(crate) async fn launch(&self, launch: Launch) -> Result<Process, LaunchError> {
+        let Plan {
+            launch,
+            setup,
+            place,
+            children,
+            ..
+        } = self.plan(launch, false)?;
+        let (path, reaper) = (self.0.path.clone(), self.0.reaper.clone());
+        // Copying page tables, and a directory on a slow disk, may take a
+        // while; what comes back too late is killed by its drop.
+        let started = tokio::task::spawn_blocking(move || start(&launch, &path, setup, reaper));
+        let (leader, pipes) = started.await.map_err(interrupted)??;
+        Process::new(leader, pipes, children, place).map_err(LaunchError::Io)
+    }
+
+    /// Starts a process in a terminal of its own. Dropping the future, or what
+    /// it returns, ends its session.
+    pub(crate) async fn launch_terminal(
+        &self,
+        launch: Launch,
+        size: Winsize,
+        modes: ModeMap,
+    ) -> Result<Terminal, LaunchError> {
+        let Plan {
+            launch,
+            setup,
+            place,
+            children,
+            owner,
+        } = self.plan(launch, true)?;
+        let (path, reaper) = (self.0.path.clone(), self.0.reaper.clone());
+        let started = tokio::task::spawn_blocking(move || {
+            let pty = NewPty::open(size, &modes, owner).map_err(LaunchError::NoTerminal)?;
+            let leader = start_on(&launch, &path, setup, &pty)?;
+            Ok((Session::new(leader, place, reaper), pty))
+        });
+        let (session, pty) = started.await.map_err(interrupted)??;
+        Terminal::new(session, pty, children).map_err(LaunchError::Io)
+    }
+
+    /// Decides everything about a process but its streams.
+    fn plan(&self, mut launch: Launch, has_terminal: bool) -> Result<Plan, LaunchError> {
         let account = match &launch.run_as {
             RunAs::Refused => return Err(LaunchError::RootRefused),
             RunAs::Node => None,
@@ -102,13 +166,15 @@ impl Exec {
         let place = place.map_err(|_| LaunchError::Busy(self.0.config.processes_max))?;
         let cwd = CString::new(launch.cwd.as_os_str().as_bytes())
             .map_err(|_| LaunchError::NoDirectory(launch.cwd.clone()))?;
+        let switched = account.as_ref().filter(|(_, switch)| *switch);
+        let owner = switched.map(|(account, _)| account.uid);
         let setup = ChildSetup {
             cwd,
+            cwd_otherwise: launch.may_start_elsewhere.then(|| c"/".to_owned()),
+            has_terminal,
             memory_bytes_max: self.0.config.memory_bytes_max,
             no_new_privileges: self.0.config.no_new_privileges,
-            identity: account
-                .as_ref()
-                .filter(|(_, switch)| *switch)
+            identity: switched
                 .map(|(account, _)| ChildIdentity::new(account.uid, account.gid, &account.groups)),
         };
         let mut env = BTreeMap::from([("PATH".to_owned(), self.0.config.path.clone())]);
@@ -119,32 +185,86 @@ impl Exec {
             env.insert("SHELL".into(), account.shell.clone());
         }
         env.extend(launch.env);
-        // Subscribed to first: a child may end before its start is noticed.
-        let children = signal(SignalKind::child()).map_err(LaunchError::Io)?;
-        let (path, reaper) = (self.0.path.clone(), self.0.reaper.clone());
-        // Copying page tables, and a directory on a slow disk, may take a
-        // while; what comes back too late is killed by its drop.
-        let started = tokio::task::spawn_blocking(move || {
-            start(&launch.argv, &launch.cwd, &path, env, setup, reaper)
-        });
-        let (leader, pipes) = match started.await {
-            Ok(started) => started?,
-            Err(_) => return Err(LaunchError::Io(io::ErrorKind::Interrupted.into())),
+        launch.env = env;
+        Ok(Plan {
+            launch,
+            setup,
+            place,
+            // Subscribed to first: a child may end before its start is noticed.
+            children: signal(SignalKind::child()).map_err(LaunchError::Io)?,
+            owner,
+        })
+    }
+}
+
+/// What a process is to be, but for its streams.
+struct Plan {
+    /// With all its variables.
+    launch: Launch,
+    setup: ChildSetup,
+    place: OwnedSemaphorePermit,
+    children: SignalStream,
+    /// The account that it becomes.
+    owner: Option<u32>,
+}
+
+/// The account of terminals, as `login(1)` would find it.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    /// Login name; a node may run under an id that has none.
+    pub(crate) name: Option<String>,
+    pub(crate) home: String,
+    /// Absolute.
+    pub(crate) shell: String,
+}
+
+impl Login {
+    const SHELL: &str = "/bin/sh";
+
+    fn of(run_as: &RunAs, euid: u32) -> Self {
+        let account = match run_as {
+            RunAs::Account { account, .. } => Some(Account::clone(account)),
+            RunAs::Node => Account::of_uid(euid),
+            // It starts nothing; what it would start still has a name.
+            RunAs::Refused => None,
         };
-        Process::new(leader, pipes, children, place).map_err(LaunchError::Io)
+        let is_program = |shell: &str| {
+            let canonical = canonical_resource(ResourceKind::Command, shell);
+            shell.starts_with('/') && canonical.is_ok_and(|canonical| canonical == shell)
+        };
+        let Some(account) = account else {
+            return Self {
+                name: None,
+                home: "/".into(),
+                shell: Self::SHELL.into(),
+            };
+        };
+        Self {
+            shell: Some(account.shell)
+                .filter(|shell| is_program(shell))
+                .unwrap_or_else(|| Self::SHELL.into()),
+            home: Some(account.home)
+                .filter(|home| home.starts_with('/'))
+                .unwrap_or_else(|| "/".into()),
+            name: Some(account.name),
+        }
     }
 }
 
 /// What to start.
 #[derive(Debug)]
 pub(crate) struct Launch {
-    /// Program and arguments; never empty.
+    /// Program and arguments; never empty: an input that says so is refused.
     pub(crate) argv: Vec<String>,
     /// Beside `PATH` and the account's variables, or instead of them.
     pub(crate) env: BTreeMap<String, String>,
     /// Absolute.
     pub(crate) cwd: PathBuf,
+    /// In `/` if the account may not enter `cwd`.
+    pub(crate) may_start_elsewhere: bool,
     pub(crate) run_as: RunAs,
+    /// What it finds as its own name, if not the one it was called by.
+    pub(crate) arg0: Option<String>,
 }
 
 /// Why a process did not start.
@@ -164,6 +284,8 @@ pub(crate) enum LaunchError {
     NoDirectory(PathBuf),
     #[error("the arguments and variables are longer than the system allows")]
     TooLong,
+    #[error("no terminal could be made: {0}")]
+    NoTerminal(io::Error),
     #[error("a process could not be started: {0}")]
     Io(io::Error),
 }
@@ -181,21 +303,18 @@ impl LaunchError {
             Self::TooLong => ErrorCode::TooLarge,
             // No process, no memory, no descriptor: not the caller's doing.
             Self::Io(_) => ErrorCode::Internal,
-            Self::NotFound(..) | Self::NotRunnable(..) | Self::NoDirectory(_) => return None,
+            Self::NotFound(..)
+            | Self::NotRunnable(..)
+            | Self::NoDirectory(_)
+            | Self::NoTerminal(_) => return None,
         };
         Some(CallError::new(code, self.to_string()))
     }
 }
 
-fn start(
-    argv: &[String],
-    cwd: &Path,
-    path: &[PathBuf],
-    env: BTreeMap<String, String>,
-    setup: ChildSetup,
-    reaper: Reaper,
-) -> Result<(Leader, Pipes), LaunchError> {
-    let name = argv.first().map(String::as_str).unwrap_or_default();
+/// The program with its arguments and variables, looked for now.
+fn command(launch: &Launch, path: &[PathBuf]) -> Result<Command, LaunchError> {
+    let name = launch.argv.first().map(String::as_str).unwrap_or_default();
     let program = program::find(name, path).map_err(|error| match error {
         FindError::Missing if name.contains('/') => {
             LaunchError::NotFound(name.into(), "the file system".into())
@@ -206,27 +325,43 @@ fn start(
         }
         FindError::NotRunnable => LaunchError::NotRunnable(name.into(), "not executable".into()),
     })?;
-    if !cwd.is_dir() {
-        return Err(LaunchError::NoDirectory(cwd.into()));
+    if !launch.may_start_elsewhere && !launch.cwd.is_dir() {
+        return Err(LaunchError::NoDirectory(launch.cwd.clone()));
     }
     let mut command = Command::new(&program);
     command
-        .arg0(name)
-        .args(&argv[1..])
+        .arg0(launch.arg0.as_deref().unwrap_or(name))
+        .args(&launch.argv[1..])
         .env_clear()
-        .envs(env)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .envs(&launch.env);
+    Ok(command)
+}
+
+fn spawn(mut command: Command, setup: ChildSetup, name: &str) -> Result<Child, LaunchError> {
     setup.attach(&mut command);
-    let mut child = command.spawn().map_err(|error| match error.kind() {
+    command.spawn().map_err(|error| match error.kind() {
         io::ErrorKind::ArgumentListTooLong => LaunchError::TooLong,
         // The file is there: what it names behind `#!` is not.
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
             LaunchError::NotRunnable(name.into(), error.to_string())
         }
         _ => LaunchError::Io(error),
-    })?;
+    })
+}
+
+/// Starts it between three pipes.
+fn start(
+    launch: &Launch,
+    path: &[PathBuf],
+    setup: ChildSetup,
+    reaper: Reaper,
+) -> Result<(Leader, Pipes), LaunchError> {
+    let mut command = command(launch, path)?;
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = spawn(command, setup, &launch.argv[0])?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let leader = Leader::new(child, reaper);
     match (stdin, stdout, stderr) {
@@ -240,4 +375,21 @@ fn start(
         }
         _ => Err(LaunchError::Io(io::ErrorKind::BrokenPipe.into())),
     }
+}
+
+/// Starts it with the terminal as its three streams.
+fn start_on(
+    launch: &Launch,
+    path: &[PathBuf],
+    setup: ChildSetup,
+    pty: &NewPty,
+) -> Result<Child, LaunchError> {
+    let mut command = command(launch, path)?;
+    let stream = || pty.slave.try_clone().map_err(LaunchError::NoTerminal);
+    command.stdin(stream()?).stdout(stream()?).stderr(stream()?);
+    spawn(command, setup, &launch.argv[0])
+}
+
+fn interrupted(_error: tokio::task::JoinError) -> LaunchError {
+    LaunchError::Io(io::ErrorKind::Interrupted.into())
 }

@@ -7,8 +7,8 @@
 //! A node that runs as root starts none until its configuration says as whom.
 //!
 //! Not here: access control (the door asks for scopes and resources before a
-//! handler runs), terminals. There is never a shell between a caller
-//! and a program: arguments stay arguments.
+//! handler runs). There is never a shell between a caller and a program, unless
+//! the caller opens a terminal with one: arguments stay arguments.
 //!
 //! ```
 //! use alknet_core::{Call, Caller, Dispatcher, Registry};
@@ -48,19 +48,25 @@ mod exec;
 pub mod net;
 mod process;
 mod program;
+mod pty;
+mod pty_modes;
 mod reaper;
 mod shell;
 mod signal;
 mod tail;
+mod terminal;
+mod terminal_process;
+mod terminal_session;
 
 pub use crate::{
     account::AccountError,
     command::{
         CommandConfig, CommandConfigError, CommandExample, CommandOutput, CommandResource,
-        ExitError, SchemaConfig, command_operations,
+        ExitError, SchemaConfig, command_operations, fuzz_arguments,
     },
     config::{ExecConfig, ExecConfigError},
     duration::{TimeSpan, TimeSpanError},
     exec::Exec,
+    pty_modes::terminal_modes,
     shell::shell_operations,
 };

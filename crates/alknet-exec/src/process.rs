@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// How long others of the group may still write after their leader has ended
 /// (`>(process substitution)`), before the group is killed.
-const LINGER: Duration = Duration::from_millis(250);
+pub(crate) const LINGER: Duration = Duration::from_millis(250);
 /// Size of one read; a pipe of Linux holds as much.
 const READ_BYTES: usize = 64 * 1024;
 /// Room left in a buffer below which a new one is made.
@@ -42,7 +42,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    fn of(status: ExitStatus) -> Self {
+    pub(crate) fn of(status: ExitStatus) -> Self {
         Self {
             exit_code: status.code(),
             signal: status
@@ -95,13 +95,6 @@ impl Leader {
             // Members that became another user through a setuid program.
             tracing::debug!(pid = self.pid(), %error, "a process group took no signal");
         }
-    }
-
-    /// Whether the leader has ended; leaves it a zombie.
-    fn has_ended(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        // An error means that somebody else reaped it: it has ended.
-        !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None))
     }
 
     /// Kills what is left of the group and reaps its leader, which has ended.
@@ -269,7 +262,7 @@ impl Process {
                 return None;
             }
             let until = self.ended_at.map(|at| at + LINGER);
-            let (ended, finished) = (self.ended_at.is_some(), self.status.is_some());
+            let (has_ended, finished) = (self.ended_at.is_some(), self.status.is_some());
             let read = async {
                 tokio::select! {
                     bytes = next(&mut self.stdout) => Chunk::main(bytes),
@@ -284,10 +277,10 @@ impl Process {
                         return Some(chunk);
                     }
                 }
-                () = ended_leader(&mut self.children, &self.leader), if !ended => {
+                () = ended(&mut self.children, self.leader.pid), if !has_ended => {
                     self.ended_at = Some(Instant::now());
                 }
-                () = sleep_until(until.unwrap_or_else(Instant::now)), if ended && !finished => {}
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if has_ended && !finished => {}
             }
         }
     }
@@ -311,7 +304,7 @@ impl Process {
         if let Some(status) = self.status {
             return Ok(Ended::of(status));
         }
-        ended_leader(&mut self.children, &self.leader).await;
+        ended(&mut self.children, self.leader.pid).await;
         self.leader.finish().map(Ended::of)
     }
 }
@@ -323,8 +316,17 @@ impl Drop for Process {
     }
 }
 
-async fn ended_leader(children: &mut SignalStream, leader: &Leader) {
-    while !leader.has_ended() {
+/// Whether a child of ours has ended; leaves it a zombie.
+pub(crate) fn has_ended(pid: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    // An error means that somebody else reaped it: it has ended.
+    !matches!(waitid(WaitId::Pid(pid), options), Ok(None))
+}
+
+/// Waits until a child of ours has ended. `children` was subscribed to before
+/// it was started.
+pub(crate) async fn ended(children: &mut SignalStream, pid: Pid) {
+    while !has_ended(pid) {
         if children.recv().await.is_none() {
             // The runtime is shutting down, and this future with it.
             std::future::pending::<()>().await;

@@ -4,10 +4,11 @@ use crate::{
     exec::{Exec, Launch, LaunchError},
     process::{Ended, Leader, Process},
     signal,
+    terminal::terminal_operation,
 };
 use alknet_core::{
     ByteReceiver, ByteSender, CallError, ChannelEnd, ChannelOpening, Context, Control, ErrorCode,
-    ErrorSpec, Operation, PipeClosed, Registration, ResourceKind,
+    ErrorSpec, Operation, OperationBuilder, PipeClosed, Registration, ResourceKind,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ const ENV_FREE: [&str; 8] = [
     "GIT_PROTOCOL",
 ];
 /// Most variables of one call.
-const ENV_MAX: usize = 1024;
+pub(crate) const ENV_MAX: usize = 1024;
 
 /// What runs.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -55,7 +56,8 @@ pub(crate) struct Opened {
     pub(crate) pid: u32,
 }
 
-/// The operations with which callers run what they name: `shell/exec`.
+/// The operations with which callers run what they name: `shell/exec`, and
+/// `shell/open` in a terminal.
 #[must_use]
 pub fn shell_operations(exec: &Exec) -> Vec<Registration> {
     let timeout = exec.config().shell_timeout;
@@ -63,7 +65,25 @@ pub fn shell_operations(exec: &Exec) -> Vec<Registration> {
     let operation = Operation::channel("shell/exec", "Runs a program, without a shell.")
         .description(DESCRIPTION)
         .requires("shell:exec")
-        .resource("command", "exec", "/argv/0")
+        .resource("command", "exec", "/argv/0");
+    let operation = with_launch_errors(operation);
+    let operation = match timeout {
+        Some(timeout) => operation.timeout(timeout.duration()),
+        None => operation,
+    };
+    let terminal = terminal_operation(&exec);
+    vec![
+        operation.channel::<_, Opened, _, _, _>(move |cx, input: ExecInput, opening| {
+            let exec = exec.clone();
+            async move { run(&exec, &cx, input, opening).await }
+        }),
+        terminal,
+    ]
+}
+
+/// Declares what keeps a program from starting.
+pub(crate) fn with_launch_errors(operation: OperationBuilder) -> OperationBuilder {
+    operation
         .error(status(
             "PROGRAM_NOT_FOUND",
             "There is no such program.",
@@ -78,17 +98,7 @@ pub fn shell_operations(exec: &Exec) -> Vec<Registration> {
             "DIRECTORY_NOT_FOUND",
             "The working directory is not a directory.",
             404,
-        ));
-    let operation = match timeout {
-        Some(timeout) => operation.timeout(timeout.duration()),
-        None => operation,
-    };
-    vec![
-        operation.channel::<_, Opened, _, _, _>(move |cx, input: ExecInput, opening| {
-            let exec = exec.clone();
-            async move { run(&exec, &cx, input, opening).await }
-        }),
-    ]
+        ))
 }
 
 const DESCRIPTION: &str = "\
@@ -99,7 +109,7 @@ HUP, INT, QUIT, TERM, KILL, USR1, USR2, WINCH, CONT, STOP or TSTP. \
 The result is `{\"exit_code\": 0, \"signal\": null}`; it comes after the last byte. \
 When the call ends, in whatever way, the process group is killed.";
 
-fn status(code: &str, description: &str, http_status: u16) -> ErrorSpec {
+pub(crate) fn status(code: &str, description: &str, http_status: u16) -> ErrorSpec {
     ErrorSpec {
         http_status,
         ..ErrorSpec::new(code, description)
@@ -116,7 +126,9 @@ async fn run(
     check_env(cx, &input.env)?;
     let launch = Launch {
         cwd: directory(input.cwd)?,
+        may_start_elsewhere: false,
         argv: input.argv,
+        arg0: None,
         env: input.env,
         // Only configured commands name their own account.
         run_as: exec.run_as(None).map_err(|error| internal(&error))?,
@@ -127,7 +139,7 @@ async fn run(
     serve(process, channel).await
 }
 
-fn check_argv(argv: &[String]) -> Result<(), CallError> {
+pub(crate) fn check_argv(argv: &[String]) -> Result<(), CallError> {
     match argv.iter().position(|argument| argument.contains('\0')) {
         Some(at) => Err(CallError::invalid_field(
             format!("/argv/{at}"),
@@ -140,7 +152,7 @@ fn check_argv(argv: &[String]) -> Result<(), CallError> {
 /// To set a variable is what the program `env` does: whoever may run that may
 /// set any. To others, whose grant is for one program, `LD_PRELOAD` or
 /// `GIT_SSH_COMMAND` would be a way to run any other.
-fn check_env(cx: &Context, env: &BTreeMap<String, String>) -> Result<(), CallError> {
+pub(crate) fn check_env(cx: &Context, env: &BTreeMap<String, String>) -> Result<(), CallError> {
     let pointer = |name: &str| format!("/env/{}", name.replace('~', "~0").replace('/', "~1"));
     for (name, value) in env {
         if !is_variable(name) {
@@ -195,7 +207,7 @@ pub(crate) fn is_variable(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-fn directory(cwd: Option<String>) -> Result<PathBuf, CallError> {
+pub(crate) fn directory(cwd: Option<String>) -> Result<PathBuf, CallError> {
     match cwd {
         None => Ok(PathBuf::from("/")),
         Some(cwd) if cwd.starts_with('/') && !cwd.contains('\0') => Ok(PathBuf::from(cwd)),
@@ -206,13 +218,14 @@ fn directory(cwd: Option<String>) -> Result<PathBuf, CallError> {
     }
 }
 
-fn refused(error: LaunchError) -> CallError {
+pub(crate) fn refused(error: LaunchError) -> CallError {
     if let Some(protocol) = error.protocol() {
         return protocol;
     }
     let code = match &error {
         LaunchError::NotFound(..) => "PROGRAM_NOT_FOUND",
         LaunchError::NoDirectory(_) => "DIRECTORY_NOT_FOUND",
+        LaunchError::NoTerminal(_) => "TERMINAL_NOT_AVAILABLE",
         _ => "PROGRAM_NOT_RUNNABLE",
     };
     CallError::domain(code, error.to_string())
@@ -235,9 +248,17 @@ async fn serve(mut process: Process, channel: ChannelEnd) -> Result<Ended, CallE
     let leader = process.leader();
     let output = forward_output(process, &mut tx);
     let input = forward_input(rx, stdin);
-    tokio::pin!(output, input);
-    let controls = forward_signals(control_rx, leader);
-    tokio::pin!(controls);
+    until_ended(output, input, forward_signals(control_rx, leader)).await
+}
+
+/// Runs the three sides of a channel to a process until there is no more
+/// output. An input that is cut ends it too.
+pub(crate) async fn until_ended(
+    output: impl Future<Output = Result<Ended, CallError>>,
+    input: impl Future<Output = Result<(), PipeClosed>>,
+    controls: impl Future<Output = ()>,
+) -> Result<Ended, CallError> {
+    tokio::pin!(output, input, controls);
     let (mut is_fed, mut is_controlled) = (false, false);
     loop {
         tokio::select! {

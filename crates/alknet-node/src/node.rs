@@ -33,6 +33,8 @@ pub const OWNER: &str = "owner";
 /// This release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// How long programs whose calls were cancelled may take to end.
+const PROCESSES_MAX: Duration = Duration::from_secs(2);
 /// Time for the last replies to arrive when a node stops.
 const REPLIES_MAX: Duration = Duration::from_secs(2);
 
@@ -635,6 +637,11 @@ impl Node {
             tokio::time::timeout(Duration::from_secs(5), shared.admission().tasks.wait()).await;
         if ended.is_err() {
             tracing::warn!("protocol handlers did not end in time");
+        }
+        // Terminals are hung up, and killed only a moment later.
+        let idle = tokio::time::timeout(PROCESSES_MAX, shared.exec.idle()).await;
+        if idle.is_err() {
+            tracing::warn!("programs did not end in time");
         }
         if let Some(stop) = self.audit_stop.take() {
             // The writer may have ended by itself.

@@ -98,7 +98,9 @@ impl Command {
             argv,
             env: self.env.clone(),
             cwd: self.cwd.clone(),
+            may_start_elsewhere: false,
             run_as: self.run_as.clone(),
+            arg0: None,
         };
         self.exec.launch(launch).await.map_err(|error| {
             error.protocol().unwrap_or_else(|| {

@@ -10,3 +10,4 @@ mod net_support;
 mod net_vetting;
 mod shell;
 mod support;
+mod terminal;
