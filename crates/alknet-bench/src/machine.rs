@@ -53,9 +53,9 @@ pub(crate) fn says(program: &str, arguments: &[&str]) -> String {
     }
 }
 
-/// Most memory that this process ever held, in KiB.
-pub(crate) fn memory_peak_kib() -> u64 {
-    field("/proc/self/status", "VmHWM")
+/// Most memory that a process ever held, in KiB; `self` is this one.
+pub(crate) fn memory_peak_kib(process: &str) -> u64 {
+    field(&format!("/proc/{process}/status"), "VmHWM")
         .and_then(|text| text.split(' ').next()?.parse().ok())
         .unwrap_or(0)
 }
@@ -65,6 +65,26 @@ pub(crate) fn cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let (seconds, rest) = (time.tv_sec, time.tv_nsec);
     u64::try_from(seconds).unwrap_or(0) * 1_000_000_000 + u64::try_from(rest).unwrap_or(0)
+}
+
+/// CPU time of another process, of all the threads it has now, in nanoseconds.
+pub(crate) fn cpu_ns_of(process: u32) -> u64 {
+    let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else {
+        return 0;
+    };
+    // The first number is time on a processor, in nanoseconds; `stat` counts
+    // in hundredths of a second.
+    let on_cpu = threads.flatten().filter_map(|thread| {
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    on_cpu.sum()
+}
+
+/// Whether a program is on the path.
+pub(crate) fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
 }
 
 fn read(path: &str) -> String {
@@ -92,8 +112,10 @@ mod tests {
 
     #[test]
     fn the_machine_is_known() {
-        assert!(cpu_ns() > 0 && memory_peak_kib() > 0);
+        assert!(cpu_ns() > 0 && memory_peak_kib("self") > 0);
         assert!(describe().contains("Linux") && !load().is_empty());
+        assert!(cpu_ns_of(std::process::id()) > 0);
+        assert!(has_program("sh") && !has_program("no-such-program"));
         assert!((-20..20).contains(&niceness().parse::<i32>().unwrap_or(99)));
     }
 }

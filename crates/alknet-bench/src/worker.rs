@@ -21,7 +21,7 @@ pub(crate) struct Role {
     pub(crate) contender: call::Contender,
     /// Which side of it.
     pub(crate) side: Side,
-    /// Where the server is, as it said; for the whole node its directory.
+    /// Where the other side is, as it said; of a server its directory.
     #[arg(default_value = "")]
     pub(crate) place: String,
 }
@@ -31,6 +31,8 @@ pub(crate) struct Role {
 pub(crate) enum Side {
     /// Answers.
     Server,
+    /// Passes on what it is asked.
+    Between,
     /// Asks.
     Client,
 }
@@ -61,6 +63,16 @@ pub(crate) struct Usage {
     pub(crate) peak_kib: u64,
 }
 
+impl Usage {
+    /// What two processes used together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            peak_kib: self.peak_kib + other.peak_kib,
+        }
+    }
+}
+
 /// A process that takes orders. Dropped, it is ended.
 pub(crate) struct Worker {
     child: Child,
@@ -76,6 +88,7 @@ impl Worker {
     pub(crate) fn start(contender: call::Contender, side: Side, place: &str) -> Result<Self> {
         let side_word = match side {
             Side::Server => "server",
+            Side::Between => "between",
             Side::Client => "client",
         };
         let name = format!("{} {side_word}", contender.word());
@@ -161,7 +174,19 @@ pub(crate) fn run(role: Role) -> Result<()> {
 }
 
 /// Says `ready`, and follows orders until there are no more.
-pub(crate) async fn follow<R>(ready: &str, mut measure: impl FnMut(call::Work) -> R) -> Result<()>
+pub(crate) async fn follow<R>(ready: &str, measure: impl FnMut(call::Work) -> R) -> Result<()>
+where
+    R: Future<Output = Result<call::Measured>>,
+{
+    follow_with(ready, &[], measure).await
+}
+
+/// The same; what is used includes what these other processes use.
+pub(crate) async fn follow_with<R>(
+    ready: &str,
+    helpers: &[u32],
+    mut measure: impl FnMut(call::Work) -> R,
+) -> Result<()>
 where
     R: Future<Output = Result<call::Measured>>,
 {
@@ -169,10 +194,17 @@ where
     let mut orders = tokio::io::BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = orders.next_line().await? {
         let answer = match serde_json::from_str(&line)? {
-            Order::Usage => Answer::Usage(Usage {
-                cpu_ns: machine::cpu_ns(),
-                peak_kib: machine::memory_peak_kib(),
-            }),
+            Order::Usage => {
+                let own = Usage {
+                    cpu_ns: machine::cpu_ns(),
+                    peak_kib: machine::memory_peak_kib("self"),
+                };
+                let others = helpers.iter().map(|process| Usage {
+                    cpu_ns: machine::cpu_ns_of(*process),
+                    peak_kib: machine::memory_peak_kib(&process.to_string()),
+                });
+                Answer::Usage(others.fold(own, Usage::and))
+            }
             Order::Measure(work) => {
                 let measured = tokio::time::timeout(ORDER_MAX, measure(work)).await;
                 match measured.unwrap_or_else(|_| Err(anyhow!("took longer than {ORDER_MAX:?}"))) {

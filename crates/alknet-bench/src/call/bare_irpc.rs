@@ -92,14 +92,6 @@ impl Client for Irpc {
         Ok(self.client.rpc(Echo(json)).await?)
     }
 
-    async fn upload(&self, _count: u64) -> Result<u64> {
-        bail!("irpc has no bulk")
-    }
-
-    async fn download(&self, _count: u64) -> Result<u64> {
-        bail!("irpc has no bulk")
-    }
-
     async fn items(&self, count: u64) -> Result<u64> {
         let mut items = self.client.server_streaming(Items(count), QUEUE).await?;
         let mut found = 0;

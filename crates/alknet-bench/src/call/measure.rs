@@ -15,13 +15,21 @@ pub(crate) trait Client: Send + Sync + 'static {
     /// Asks for the same bytes.
     fn echo(&self, payload: Payload, json: Bytes) -> impl Future<Output = Result<Bytes>> + Send;
     /// Sends bytes on one stream; answers with what arrived.
-    fn upload(&self, count: u64) -> impl Future<Output = Result<u64>> + Send;
+    fn upload(&self, _count: u64) -> impl Future<Output = Result<u64>> + Send {
+        async { bail!("it has no bulk") }
+    }
     /// Takes bytes from one stream; answers with what arrived.
-    fn download(&self, count: u64) -> impl Future<Output = Result<u64>> + Send;
+    fn download(&self, _count: u64) -> impl Future<Output = Result<u64>> + Send {
+        async { bail!("it has no bulk") }
+    }
     /// Takes items of 64 bytes; answers with how many there were.
-    fn items(&self, count: u64) -> impl Future<Output = Result<u64>> + Send;
+    fn items(&self, _count: u64) -> impl Future<Output = Result<u64>> + Send {
+        async { bail!("it has no items") }
+    }
     /// Ends in order.
-    fn close(&self) -> impl Future<Output = ()> + Send;
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 }
 
 /// Follows orders with `client` until there are no more.

@@ -1,14 +1,17 @@
-//! Calls, channels and subscriptions beside a bare iroh stream and irpc, and
-//! the door alone.
+//! Calls, channels and subscriptions beside a bare iroh stream, irpc, gRPC and
+//! NATS; a call through a node between; and the door alone.
 
 mod bare_irpc;
 mod door;
 mod endpoint;
+mod grpc;
 mod measure;
 mod native;
+mod nats;
 mod payload;
 mod raw;
 mod report;
+mod tls;
 mod whole_node;
 
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
 use anyhow::{Context, Result};
 use payload::Payload;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 /// Who is measured.
 #[derive(
@@ -33,8 +36,18 @@ pub(crate) enum Contender {
     Alknet,
     /// irpc over iroh.
     Irpc,
+    /// tonic over TLS; the server looks at nothing.
+    Tonic,
+    /// The same; the server reads the JSON and writes it again.
+    TonicJson,
+    /// NATS over TLS; whoever answers looks at nothing.
+    Nats,
+    /// The same; whoever answers reads the JSON and writes it again.
+    NatsJson,
     /// A whole node with its audit log in SQLite.
     Node,
+    /// Two of them: calls pass through one to the other.
+    Hub,
     /// The door, in one process.
     Door,
 }
@@ -47,8 +60,23 @@ impl Contender {
             Contender::RawChunks => "raw-chunks",
             Contender::Alknet => "alknet",
             Contender::Irpc => "irpc",
+            Contender::Tonic => "tonic",
+            Contender::TonicJson => "tonic-json",
+            Contender::Nats => "nats",
+            Contender::NatsJson => "nats-json",
             Contender::Node => "node",
+            Contender::Hub => "hub",
             Contender::Door => "door",
+        }
+    }
+
+    /// What keeps it from taking part here.
+    fn lacks(self) -> Option<&'static str> {
+        match self {
+            Contender::Nats | Contender::NatsJson if !machine::has_program(nats::PROGRAM) => {
+                Some("`nats-server` is not installed")
+            }
+            _ => None,
         }
     }
 }
@@ -101,7 +129,7 @@ struct Turn {
 /// One thing that is measured, and who takes part.
 struct Event {
     work: Work,
-    contenders: &'static [Contender],
+    contenders: Vec<Contender>,
     turns: BTreeMap<Contender, Vec<Turn>>,
 }
 
@@ -156,7 +184,7 @@ impl Plan {
             turns: 1,
             bulk_turns: 1,
             unary_ms: 20,
-            in_flight: &[1, 4],
+            in_flight: &[1, 16],
             bulk_bytes: 1 << 20,
             items: 50,
             door_calls: 50,
@@ -164,12 +192,15 @@ impl Plan {
     }
 
     fn events(&self) -> Vec<Event> {
-        use Contender::{Alknet, Door, Irpc, Node, Raw, RawChunks};
+        use Contender::{
+            Alknet, Door, Hub, Irpc, Nats, NatsJson, Node, Raw, RawChunks, Tonic, TonicJson,
+        };
         let mut events = Vec::new();
-        let mut add = |work, contenders| {
+        let mut add = |work, contenders: &[Contender]| {
+            let present = contenders.iter().filter(|of| of.lacks().is_none());
             events.push(Event {
                 work,
-                contenders,
+                contenders: present.copied().collect(),
                 turns: BTreeMap::new(),
             });
         };
@@ -192,49 +223,63 @@ impl Plan {
                     in_flight,
                     ms,
                 };
-                match payload {
-                    Payload::Small => add(work, &[Raw, Alknet, Irpc, Node]),
-                    Payload::Listing | Payload::Large => add(work, &[Raw, Alknet, Irpc]),
-                }
+                // Of 64 bytes, reading and writing costs nobody anything.
+                add(
+                    work,
+                    match payload {
+                        Payload::Small => &[Raw, Alknet, Irpc, Tonic, Nats, Node, Hub],
+                        Payload::Listing => &[
+                            Raw, Alknet, Irpc, Tonic, TonicJson, Nats, NatsJson, Node, Hub,
+                        ],
+                        Payload::Large => &[Raw, Alknet, Irpc, Tonic, TonicJson, Nats, NatsJson],
+                    },
+                );
             }
         }
         let bytes = self.bulk_bytes;
-        add(Work::Upload { bytes }, &[Raw, RawChunks, Alknet]);
-        add(Work::Download { bytes }, &[Raw, RawChunks, Alknet]);
+        add(Work::Upload { bytes }, &[Raw, RawChunks, Alknet, Hub]);
+        add(Work::Download { bytes }, &[Raw, RawChunks, Alknet, Hub]);
         add(Work::Items { count: self.items }, &[Alknet, Irpc]);
         events
     }
 }
 
-/// Both processes of a contender.
+/// The processes of a contender: its client, and all that stands behind it.
 struct Pair {
     client: Worker,
-    server: Option<Worker>,
+    servers: Vec<Worker>,
 }
 
 impl Pair {
-    fn start(contender: Contender, directory: &str) -> Result<Self> {
-        if contender == Contender::Door {
-            let client = Worker::start(contender, Side::Client, "")?;
-            return Ok(Self {
-                client,
-                server: None,
-            });
+    fn start(contender: Contender, folder: &Path) -> Result<Self> {
+        let directory = |side: &str| {
+            let path = folder.join(contender.word()).join(side);
+            let text = path.to_str().map(ToOwned::to_owned);
+            text.context("its path is text")
+        };
+        let mut servers = Vec::new();
+        let mut place = String::new();
+        if contender != Contender::Door {
+            let server = Worker::start(contender, Side::Server, &directory("server")?)?;
+            place.clone_from(&server.ready);
+            servers.push(server);
         }
-        let server = Worker::start(contender, Side::Server, directory)?;
-        let client = Worker::start(contender, Side::Client, &server.ready)?;
-        Ok(Self {
-            client,
-            server: Some(server),
-        })
+        if contender == Contender::Hub {
+            let own = format!("{}\n{place}", directory("between")?);
+            let between = Worker::start(contender, Side::Between, &own)?;
+            place.clone_from(&between.ready);
+            servers.push(between);
+        }
+        let client = Worker::start(contender, Side::Client, &place)?;
+        Ok(Self { client, servers })
     }
 
     fn usage(&mut self) -> Result<(Usage, Usage)> {
-        let server = match &mut self.server {
-            Some(server) => server.usage()?,
-            None => Usage::default(),
-        };
-        Ok((self.client.usage()?, server))
+        let mut servers = Usage::default();
+        for server in &mut self.servers {
+            servers = servers.and(server.usage()?);
+        }
+        Ok((self.client.usage()?, servers))
     }
 
     fn turn(&mut self, work: &Work) -> Result<Turn> {
@@ -266,13 +311,11 @@ impl Pair {
 /// Runs the plan and writes the report.
 pub(crate) fn measure(plan: &Plan) -> Result<String> {
     let folder = tempfile::tempdir().context("no temporary folder")?;
-    let directory = folder.path().join("node");
-    let directory = directory.to_str().context("its path is text")?;
     let mut events = plan.events();
     let mut pairs = BTreeMap::new();
-    for contender in events.iter().flat_map(|event| event.contenders) {
+    for contender in events.iter().flat_map(|event| &event.contenders) {
         if !pairs.contains_key(contender) {
-            pairs.insert(*contender, Pair::start(*contender, directory)?);
+            pairs.insert(*contender, Pair::start(*contender, folder.path())?);
         }
     }
     let load_before = machine::load();
@@ -283,7 +326,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<String> {
                 _ => plan.turns,
             };
             for _ in 0..turns {
-                for contender in event.contenders {
+                for contender in &event.contenders {
                     let pair = pairs.get_mut(contender).context("started above")?;
                     let turn = pair.turn(&event.work)?;
                     event.turns.entry(*contender).or_default().push(turn);
@@ -306,7 +349,11 @@ pub(crate) async fn serve_role(role: Role) -> Result<()> {
         (Side::Server, Contender::Raw | Contender::RawChunks) => raw::serve().await,
         (Side::Server, Contender::Alknet) => native::serve().await,
         (Side::Server, Contender::Irpc) => bare_irpc::serve().await,
+        (Side::Server, Contender::Tonic | Contender::TonicJson) => grpc::serve().await,
+        (Side::Server, Contender::Nats | Contender::NatsJson) => nats::serve(place).await,
         (Side::Server, Contender::Node) => whole_node::serve(place).await,
+        (Side::Server, Contender::Hub) => whole_node::serve_far(place).await,
+        (Side::Between, _) => whole_node::serve_between(place).await,
         (_, Contender::Door) => door::serve().await,
         (Side::Client, Contender::Raw) => {
             measure::serve(raw::Raw::connect(place, true).await?).await
@@ -321,7 +368,19 @@ pub(crate) async fn serve_role(role: Role) -> Result<()> {
             measure::serve(bare_irpc::Irpc::connect(place).await?).await
         }
         (Side::Client, Contender::Node) => {
-            measure::serve(native::Native::connect_node(place).await?).await
+            measure::serve(native::Native::connect_node(place, "").await?).await
+        }
+        (Side::Client, Contender::Hub) => {
+            let hub = native::Native::connect_node(place, whole_node::FAR);
+            measure::serve(hub.await?).await
+        }
+        (Side::Client, Contender::Tonic | Contender::TonicJson) => {
+            let reads_json = role.contender == Contender::TonicJson;
+            measure::serve(grpc::Tonic::connect(place, reads_json).await?).await
+        }
+        (Side::Client, Contender::Nats | Contender::NatsJson) => {
+            let reads_json = role.contender == Contender::NatsJson;
+            measure::serve(nats::Nats::connect(place, reads_json).await?).await
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::worker::follow;
 use alknet_call::{ALPN, Request, Session, SessionConfig, connection_code, quic::QuicConnection};
 use alknet_core::{
     AuditRow, AuditSink, AuditWriter, Caller, Credential, Dispatcher, GrantTarget, Grants,
-    OperationName, PeerId, Registry, RoleSet,
+    OperationName, PeerId, Registry, RoleSet, Route, parse_route,
     storage::{
         AuditFilter, AuditLog, IdentityChange, IdentityIndex, IdentityStore, MemoryIdentityStore,
         NodeKey, PeerRecord, StoreError, system_clock,
@@ -116,6 +116,7 @@ async fn accept(endpoint: Endpoint, door: Dispatcher) {
 pub(crate) struct Native {
     session: Arc<Session>,
     operations: [(Payload, OperationName); 3],
+    route: Route,
     held: tokio::sync::Mutex<Option<Held>>,
 }
 
@@ -133,18 +134,23 @@ impl Native {
         let connection = Arc::new(QuicConnection::new(connection));
         let nobody = Caller::anonymous();
         let session = Session::start(connection, None, nobody, SessionConfig::default()).await?;
-        Self::over(session, Held::Endpoint(endpoint))
+        Self::over(session, Route::new(), Held::Endpoint(endpoint))
     }
 
-    /// Connects to the whole node with this data directory.
-    pub(crate) async fn connect_node(directory: &str) -> Result<Self> {
+    /// Connects to the whole node with this data directory; calls go on
+    /// through `route`, if it is not empty.
+    pub(crate) async fn connect_node(directory: &str, route: &str) -> Result<Self> {
+        let route = match route {
+            "" => Route::new(),
+            route => parse_route(route)?,
+        };
         let node = alknet_node::control::connect(Path::new(directory)).await?;
         let session = node.client.session().cloned();
         let session = session.context("it is over a connection")?;
-        Self::over(session, Held::Node(Box::new(node)))
+        Self::over(session, route, Held::Node(Box::new(node)))
     }
 
-    fn over(session: Arc<Session>, held: Held) -> Result<Self> {
+    fn over(session: Arc<Session>, route: Route, held: Held) -> Result<Self> {
         let parsed = |payload: Payload| OperationName::parse(payload.operation());
         let [small, listing, large] = Payload::ALL;
         Ok(Self {
@@ -154,13 +160,22 @@ impl Native {
                 (listing, parsed(listing)?),
                 (large, parsed(large)?),
             ],
+            route,
             held: tokio::sync::Mutex::new(Some(held)),
         })
     }
 
-    fn request(operation: &str, count: u64) -> Result<Request> {
+    fn request(&self, operation: OperationName, input: Bytes) -> Request {
+        let route = self.route.clone();
+        Request {
+            route,
+            ..Request::new(operation, input)
+        }
+    }
+
+    fn amount(&self, operation: &str, count: u64) -> Result<Request> {
         let input = serde_json::to_vec(&Amount { count })?;
-        Ok(Request::new(OperationName::parse(operation)?, input.into()))
+        Ok(self.request(OperationName::parse(operation)?, input.into()))
     }
 }
 
@@ -168,15 +183,13 @@ impl Client for Native {
     async fn echo(&self, payload: Payload, json: Bytes) -> Result<Bytes> {
         let found = self.operations.iter().find(|(of, _)| *of == payload);
         let operation = found.context("every payload has one")?.1.clone();
-        let output = self.session.call(Request::new(operation, json)).await?;
+        let output = self.session.call(self.request(operation, json)).await?;
         Ok(output.into_bytes())
     }
 
     async fn upload(&self, count: u64) -> Result<u64> {
-        let mut opened = self
-            .session
-            .open(Self::request("bench/sink", count)?)
-            .await?;
+        let request = self.amount("bench/sink", count)?;
+        let mut opened = self.session.open(request).await?;
         for chunk in chunks(count) {
             opened.channel.tx.send(chunk).await?;
         }
@@ -186,7 +199,7 @@ impl Client for Native {
     }
 
     async fn download(&self, count: u64) -> Result<u64> {
-        let request = Self::request("bench/source", count)?;
+        let request = self.amount("bench/source", count)?;
         let mut opened = self.session.open(request).await?;
         let mut found = 0;
         while let Some(chunk) = opened.channel.rx.recv().await? {
@@ -197,7 +210,7 @@ impl Client for Native {
     }
 
     async fn items(&self, count: u64) -> Result<u64> {
-        let request = Self::request("bench/items", count)?;
+        let request = self.amount("bench/items", count)?;
         let mut items = self.session.subscribe(request).await?;
         let mut found = 0;
         while let Some(item) = items.next().await {

@@ -40,6 +40,22 @@ impl Payload {
         }
     }
 
+    /// The last part of the operation's name.
+    pub(crate) fn method(self) -> &'static str {
+        let name = self.operation();
+        name.split_once('/').map_or(name, |(_, method)| method)
+    }
+
+    /// Reads text as its type and writes that as text: what a typed handler
+    /// does where no schema is checked.
+    pub(crate) fn rewritten(self, text: &[u8]) -> serde_json::Result<Vec<u8>> {
+        match self {
+            Payload::Small => serde_json::to_vec(&serde_json::from_slice::<Text>(text)?),
+            Payload::Listing => serde_json::to_vec(&serde_json::from_slice::<Listing>(text)?),
+            Payload::Large => serde_json::to_vec(&serde_json::from_slice::<Document>(text)?),
+        }
+    }
+
     /// Reads it as its type and writes that: what a typed handler does.
     pub(crate) fn round_trip(self, value: Value) -> serde_json::Result<Value> {
         match self {
@@ -163,6 +179,17 @@ struct Record {
     tags: Vec<String>,
 }
 
+/// What a server of another protocol answers: for a method that is named as an
+/// operation, the document read and written again; for any other the same
+/// bytes, unread.
+pub(crate) fn answer(method: &str, request: Bytes) -> serde_json::Result<Bytes> {
+    let typed = Payload::ALL.into_iter().find(|of| of.method() == method);
+    match typed {
+        Some(payload) => payload.rewritten(&request).map(Bytes::from),
+        None => Ok(request),
+    }
+}
+
 /// Bytes to send, or to count.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -247,6 +274,16 @@ mod tests {
             let reply = door.call(call.input_json(json.clone())).await.unwrap();
             assert_eq!(reply.bytes(), json);
         }
+    }
+
+    #[test]
+    fn other_servers_answer_byte_for_byte_and_only_what_fits() {
+        for payload in Payload::ALL {
+            let json = payload.json();
+            assert_eq!(answer(payload.method(), json.clone()).unwrap(), json);
+            assert_eq!(answer("echo", json.clone()).unwrap(), json);
+        }
+        assert!(answer(Payload::Small.method(), Payload::Large.json()).is_err());
     }
 
     #[test]

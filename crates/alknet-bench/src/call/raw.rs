@@ -7,7 +7,7 @@ use super::{
     payload::{CHUNK_BYTES, Payload, chunks},
 };
 use crate::worker::follow;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use bytes::Bytes;
 use iroh::{
     Endpoint, SecretKey,
@@ -166,10 +166,6 @@ impl Client for Raw {
             true => take_copies(&mut recv).await,
             false => take_chunks(&mut recv).await,
         }
-    }
-
-    async fn items(&self, _count: u64) -> Result<u64> {
-        None.context("a bare stream has no items")
     }
 
     async fn close(&self) {

@@ -1,6 +1,6 @@
 //! The report, in Markdown.
 
-use super::{Contender, Event, Measured, Plan, Turn, Work, payload::Payload};
+use super::{Contender, Event, Measured, Plan, Turn, Work, nats, payload::Payload};
 use crate::{machine, stats::Estimate, worker::Usage};
 use std::{
     collections::BTreeMap,
@@ -9,6 +9,9 @@ use std::{
 
 /// How it is measured; written by people.
 const NOTES: &str = include_str!("notes.md");
+
+/// Calls in flight at which we want to be faster than the others.
+const PEERS_IN_FLIGHT: usize = 16;
 
 /// A goal and what was found.
 struct Goal {
@@ -49,6 +52,10 @@ fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result
         "noq",
         "irpc",
         "irpc-iroh",
+        "tonic",
+        "h2",
+        "rustls",
+        "async-nats",
         "tokio",
         "jsonschema",
         "serde_json",
@@ -75,12 +82,18 @@ fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result
     )?;
     writeln!(
         out,
-        "- Versions: alknet {} at commit {}, {}; {}.",
+        "- Versions: alknet {} at commit {}, {}; {}; {}.",
         env!("CARGO_PKG_VERSION"),
         env!("ALKNET_COMMIT"),
         versions.join(", "),
+        machine::says(nats::PROGRAM, &["--version"]),
         machine::says("rustc", &["--version"])
     )?;
+    for contender in [Contender::Nats, Contender::NatsJson] {
+        if let Some(lacks) = contender.lacks() {
+            writeln!(out, "- Left out: {}, since {lacks}.", name(contender))?;
+        }
+    }
     writeln!(
         out,
         "- {} rounds; in each round, and for each line, the contenders take {} turns\n  one after the other (A B C A B C …): {} ms of calls, {} items, or {} calls\n  through the door; and {} turns of {}.",
@@ -202,7 +215,13 @@ fn goals_of(event: &Event) -> Vec<Goal> {
             };
             let mut goals = vec![at_least(what.clone(), least)];
             if payload != Payload::Small && in_flight == 1 {
-                goals.push(added(event, what));
+                goals.push(added(event, what.clone()));
+            }
+            if in_flight == 1 && event.contenders.contains(&Contender::Hub) {
+                goals.push(added_by_hub(event, what.clone()));
+            }
+            if in_flight == PEERS_IN_FLIGHT {
+                goals.extend(faster(event, &what));
             }
             goals
         }
@@ -211,6 +230,37 @@ fn goals_of(event: &Event) -> Vec<Goal> {
             vec![at_least("channel, one stream, to the caller".into(), 0.9)]
         }
         Work::Door { .. } | Work::Items { .. } => Vec::new(),
+    }
+}
+
+/// Faster than whoever else people use for this.
+fn faster<'e>(event: &'e Event, what: &'e str) -> impl Iterator<Item = Goal> + 'e {
+    use Contender::{Alknet, Nats, NatsJson, Tonic, TonicJson};
+    let peers = [Tonic, TonicJson, Nats, NatsJson].into_iter();
+    let peers = peers.filter(|peer| event.contenders.contains(peer));
+    peers.map(move |peer| {
+        let found = ratio(event, Alknet, peer);
+        Goal {
+            what: what.to_owned(),
+            against: name(peer),
+            goal: "> 1 of its rate".into(),
+            found: shown(found, 2),
+            is_met: found.median > 1.0,
+        }
+    })
+}
+
+/// What a node between adds, and what a call without it takes.
+fn added_by_hub(event: &Event, what: String) -> Goal {
+    let direct = Estimate::of(sample(event, Contender::Node, p50));
+    let pairs = sample(event, Contender::Hub, p50).zip(sample(event, Contender::Node, p50));
+    let found = Estimate::of(pairs.map(|(hub, direct)| hub - direct));
+    Goal {
+        what: format!("{what}, added p50 of a node between"),
+        against: name(Contender::Node),
+        goal: format!("≤ its p50, {:.1} µs", direct.median),
+        found: format!("{} µs", shown(found, 1)),
+        is_met: found.median <= direct.median,
     }
 }
 
@@ -233,7 +283,12 @@ fn name(contender: Contender) -> &'static str {
         Contender::RawChunks => "raw stream, chunks handed over",
         Contender::Alknet => "alknet",
         Contender::Irpc => "irpc",
+        Contender::Tonic => "tonic, TLS, bytes untouched",
+        Contender::TonicJson => "tonic, TLS, JSON read and written",
+        Contender::Nats => "NATS, TLS, bytes untouched",
+        Contender::NatsJson => "NATS, TLS, JSON read and written",
         Contender::Node => "alknet, whole node, audit in SQLite",
+        Contender::Hub => "alknet, through a node between",
         Contender::Door => "the door",
     }
 }
@@ -318,7 +373,7 @@ fn table(out: &mut String, event: &Event) -> fmt::Result {
         name(first)
     )?;
     writeln!(out, "| --- | --- | --- |{rule} --- | --- |")?;
-    for &contender in event.contenders {
+    for &contender in &event.contenders {
         let found = Estimate::of(sample(event, contender, |turn| rate(turn) * scale));
         let share = match contender == first {
             true => "1".into(),
