@@ -384,6 +384,8 @@ fn request(links: &Links, name: &OperationName, cx: &Context, input: Input) -> R
     let mut via = cx.via().to_vec();
     via.extend(door.node_id().copied());
     let mut request = Request::new(name.clone(), input.into_bytes());
+    // The same id in the logs of every node on the way.
+    request.call_id = cx.call_id();
     request.budget = cx.remaining();
     request.route = cx.route().iter().skip(1).cloned().collect();
     request.via = via;
