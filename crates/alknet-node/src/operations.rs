@@ -138,14 +138,17 @@ pub(crate) fn demo_operations() -> Vec<Registration> {
                         .with_details(json!({ "dividend": input.dividend }))
                 })
             }),
-        Operation::query("demo/ask", "Reports progress, asks its caller, and answers with the answer.")
-            .example(json!({ "question": "Which way?" }), json!("left"))
-            .handler(|cx: Context, input: AskInput| async move {
-                cx.progress(&json!({ "message": "a question comes" })).await;
-                let answer = cx.ask(&json!({ "question": input.question })).await?;
-                cx.progress(&json!({ "message": "it was answered" })).await;
-                Ok(answer)
-            }),
+        Operation::query(
+            "demo/ask",
+            "Reports progress, asks its caller, and answers with the answer.",
+        )
+        .example(json!({ "question": "Which way?" }), json!("left"))
+        .handler(|cx: Context, input: AskInput| async move {
+            cx.progress(&json!({ "message": "a question comes" })).await;
+            let answer = cx.ask(&json!({ "question": input.question })).await?;
+            cx.progress(&json!({ "message": "it was answered" })).await;
+            Ok(answer)
+        }),
         Operation::subscription("demo/count", "Counts from one upwards.")
             .example(json!({ "to": 3, "every_ms": 100 }), json!(1))
             .stream(|_cx: Context, input: CountInput| async move {

@@ -257,7 +257,10 @@ async fn the_far_audit_names_the_node_and_who_is_behind_it() {
     assert_eq!(who["originator"], Value::Null);
     let there = &pair.home.audit(json!({ "operation": "test/who" })).await[0];
     assert_eq!(there["caller"], "laptop");
-    assert!(there.get("originator").is_none_or(Value::is_null), "{there}");
+    assert!(
+        there.get("originator").is_none_or(Value::is_null),
+        "{there}"
+    );
     assert_eq!(there["surface"], "call");
     assert_eq!(there["outcome"], "ok");
     let here = &pair.laptop.audit(json!({ "operation": "test/who" })).await[0];
