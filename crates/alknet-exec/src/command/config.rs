@@ -160,7 +160,7 @@ pub struct CommandExample {
     #[serde(default = "empty_input")]
     pub input: Value,
     /// What may come back.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Value::is_null")]
     pub output: Value,
 }
 

@@ -377,3 +377,27 @@ fn declare(
     };
     builder.error(failed).error(not_started)
 }
+
+/// What the fuzzer calls: the arguments that a configured command gets for an
+/// input, or which part was refused.
+#[doc(hidden)]
+pub fn fuzz_arguments(
+    config: &CommandConfig,
+    input: &serde_json::Value,
+    base_dir: &Path,
+) -> Result<Vec<String>, &'static str> {
+    let mut problems = Problems::of(&config.name);
+    let parsed = input::parse(config.input.as_ref(), base_dir, &mut problems);
+    let template = parsed
+        .as_ref()
+        .and_then(|parsed| template(config, parsed, base_dir, &mut problems));
+    let (Some(parsed), Some(template), true) = (parsed, template, problems.is_empty()) else {
+        return Err("configuration");
+    };
+    match input {
+        serde_json::Value::Object(fields) if parsed.schema.check(input).is_ok() => {
+            template.fill(fields).map_err(|_| "argument")
+        }
+        _ => Err("input"),
+    }
+}
