@@ -272,6 +272,15 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
     }
 }
 
+/// What the fuzzer calls: the content of `vault.json`, read and written again,
+/// and whether `key` opens it.
+#[doc(hidden)]
+pub fn fuzz_envelope(bytes: &[u8], key: &[u8; 32]) -> Option<(Vec<u8>, bool)> {
+    let envelope = Envelope::parse(bytes).ok()?;
+    let key = SecretBytes::copy_from(key)?;
+    Some((envelope.to_json(), envelope.unseal(&key).is_some()))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

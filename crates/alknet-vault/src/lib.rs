@@ -83,7 +83,7 @@ mod wrap;
 
 pub use crate::{
     disk::{KEY_FILE, VAULT_FILE},
-    envelope::{Damage, FORMAT},
+    envelope::{Damage, FORMAT, fuzz_envelope},
     mnemonic::{EntropyLengthError, Mnemonic, ParseMnemonicError},
     random::NoRandomness,
     secret::{SecretKey32, Seed},
