@@ -142,8 +142,10 @@ impl Decoder {
             Some(preamble) if preamble.frame == FrameType::Chunk => self.chunk_bytes_max,
             _ => LARGE_PAYLOAD_BYTES,
         };
-        let most = self.buffer.len().max(first + PREAMBLE_BYTES);
-        let wanted = missing.clamp(READ_BYTES / 8, most);
+        // Before a `Hello` chunks have no size at all, and one may come still.
+        let least = READ_BYTES / 8;
+        let most = self.buffer.len().max(first + PREAMBLE_BYTES).max(least);
+        let wanted = missing.clamp(least, most);
         if self.buffer.capacity() - self.buffer.len() < wanted {
             self.buffer.reserve(wanted.max(READ_BYTES));
         }

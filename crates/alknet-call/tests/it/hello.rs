@@ -98,6 +98,31 @@ async fn a_side_that_says_nothing_is_given_ten_seconds() {
     assert_eq!(ours.closed().await.code, Some(connection_code::NO_HELLO));
 }
 
+/// Found by the fuzzer: the room for a chunk was reckoned where there is none.
+#[tokio::test]
+async fn another_frame_that_begins_in_place_of_a_hello_is_refused() {
+    let node = Node::new(vec![]);
+    for frame in alknet_call::FrameType::ALL {
+        let (ours, theirs) = connection_pair(Default::default());
+        let door = Some(node.door.clone());
+        let mut send = ours.open_uni().await.unwrap();
+        let begun = [*frame as u8, 0, 0, 40, 0, 0, 0, 0, 1];
+        send.write_all(&begun).await.unwrap();
+        send.finish();
+        let served = Session::start(theirs, door, node.alice(), SessionConfig::default());
+        let served = served.await;
+        assert!(
+            matches!(served, Err(SessionError::RefusedHello(_))),
+            "{frame}: {served:?}"
+        );
+        assert_eq!(
+            ours.closed().await.code,
+            Some(connection_code::BAD_HELLO),
+            "{frame}"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_wait_for_the_hello_of_their_side() {
     let node = Node::new(vec![]);
