@@ -46,14 +46,15 @@ fn relative_at(text: &str, now: OffsetDateTime) -> String {
 
 /// Cut to milliseconds, so that columns line up.
 pub(crate) fn stamp(text: &str) -> String {
-    match OffsetDateTime::parse(text, &Rfc3339) {
-        Ok(at) => {
-            let at = at.to_offset(time::UtcOffset::UTC);
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok();
+    // The last hours of the last year may be none in this zone.
+    match at.and_then(|at| at.checked_to_offset(time::UtcOffset::UTC)) {
+        Some(at) => {
             let (date, time) = (at.date(), at.time());
             let (hour, minute, second, milli) = time.as_hms_milli();
             format!("{date}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
         }
-        Err(_) => text.to_owned(),
+        None => text.to_owned(),
     }
 }
 
@@ -93,5 +94,8 @@ mod tests {
             stamp("2026-01-31T13:00:00.123456+01:00"),
             "2026-01-31T12:00:00.123Z"
         );
+        // Beyond the last year that has a name: a node may send anything.
+        let last = "9999-12-31T23:59:59-23:59";
+        assert_eq!(stamp(last), last);
     }
 }
