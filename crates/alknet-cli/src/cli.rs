@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Batch(commands::batch::BatchArgs),
     /// Runs a program on a peer, without a shell
     Exec(commands::exec::ExecArgs),
+    /// Forwards ports to and from a peer
+    Forward(commands::forward::ForwardArgs),
     /// Prints the log of the running node
     Logs(commands::logs::LogsArgs),
     /// Prints who called what

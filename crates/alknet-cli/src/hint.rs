@@ -141,7 +141,9 @@ fn placed(message: &str, node: &str) -> String {
 fn grant_hint(error: &CallError, node: &str) -> Option<String> {
     let caller = text(error, "/caller")?;
     // A resource that is missing is less than the whole operation, and enough.
-    let grant = text(error, "/missing/resource").or_else(|| text(error, "/grant"))?;
+    // One that is not known yet is nothing to grant.
+    let resource = text(error, "/missing/resource").filter(|text| !text.contains('…'));
+    let grant = resource.or_else(|| text(error, "/grant"))?;
     let command = format!("alknet grant {} {}", quote(caller), quote(grant));
     Some(match node {
         "" => command,

@@ -15,6 +15,7 @@ use std::{
 
 #[cfg(test)]
 pub(crate) use alknet::Violation;
+pub(crate) use alknet::net::{CarryError, carry};
 pub(crate) use alknet::{
     ByteReceiver, ByteSender, CallError, ChannelCall, ErrorCode, GrantTarget, Interaction,
     InteractionEvent, Kind, PeerId, Route, RouteStep, nearest,
@@ -94,6 +95,16 @@ impl Home {
         self.client(options).open(operation, &input).await
     }
 
+    /// The same for tasks of their own.
+    pub(crate) fn opener(&self, options: CallOptions) -> Opener {
+        Opener(self.client(options))
+    }
+
+    /// Waits until the node has gone.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     fn client(&self, options: CallOptions) -> Client {
         let mut client = self
             .0
@@ -107,6 +118,24 @@ impl Home {
             client = client.idempotency_key(key);
         }
         client
+    }
+}
+
+/// A way to one place, for many calls at a time. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Opener(Client);
+
+impl Opener {
+    pub(crate) async fn open(
+        &self,
+        operation: &str,
+        input: &Value,
+    ) -> Result<ChannelCall, CallError> {
+        self.0.open(operation, input).await
+    }
+
+    pub(crate) async fn call(&self, operation: &str, input: &Value) -> Result<Value, CallError> {
+        self.0.call_json(operation, input).await
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod docs;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;
+pub(crate) mod forward;
 pub(crate) mod grants;
 pub(crate) mod greeting;
 pub(crate) mod init;
@@ -53,6 +54,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Call(args) => call::run(app, args).await?,
         Command::Batch(args) => return batch::run(app, args).await,
         Command::Exec(args) => return exec::run(app, args).await,
+        Command::Forward(args) => return forward::run(app, args).await,
         Command::Logs(args) => logs::run(app, &args).await?,
         Command::Audit(args) => audit::run(app, &args).await?,
         Command::Completions(args) => completions::run(app, &args)?,

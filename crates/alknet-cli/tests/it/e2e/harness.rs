@@ -327,6 +327,11 @@ impl Running {
         self.code()
     }
 
+    /// What it said so far.
+    pub(crate) fn told(&self) -> String {
+        fs::read_to_string(&self.told).unwrap()
+    }
+
     /// The same while its standard input stays open.
     #[track_caller]
     pub(crate) fn code(&mut self) -> Ended {
@@ -344,6 +349,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if thread::panicking() {
+            // Only a failing test says something.
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("a command said: {}", self.told());
+            }
+        }
         // It may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -111,7 +111,7 @@ impl Drop for Lab {
 }
 
 /// Counts a test as skipped: `./test` lists it by name.
-fn skip(test: &str, reason: &str) {
+pub(crate) fn skip(test: &str, reason: &str) {
     let Some(log) = std::env::var_os("ALKNET_SKIP_LOG") else {
         return;
     };
