@@ -7,7 +7,9 @@
 // A program may print; only libraries never do.
 #![allow(clippy::print_stdout)]
 
-use alknet::{CallError, ChannelOpening, Context, ErrorSpec, Node, Operation, Registration};
+use alknet::{
+    CallError, ChannelOpening, Context, ErrorCode, ErrorSpec, Node, Operation, Registration,
+};
 use futures::{Stream, stream};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -203,6 +205,7 @@ fn load(notebook: Notebook) -> Registration {
                     let read = limited.read_line(&mut line).await;
                     match read.map_err(|error| CallError::invalid_field("", error.to_string()))? {
                         0 => return Ok(Count { notes }),
+                        _ if limited.limit() == 0 => return Err(too_long()),
                         _ => notebook.add(&input.book, line.trim_end())?,
                     };
                     notes += 1;
@@ -210,6 +213,11 @@ fn load(notebook: Notebook) -> Registration {
                 }
             }
         })
+}
+
+fn too_long() -> CallError {
+    let message = format!("a note has less than {NOTE_BYTES_MAX} bytes");
+    CallError::new(ErrorCode::TooLarge, message)
 }
 
 /// Asks whoever calls before it does what cannot be undone.

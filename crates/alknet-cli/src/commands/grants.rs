@@ -17,7 +17,7 @@ A TARGET is one of
   an operation  deploy/restart                 its whole access rule, for it alone
   a scope       deploy:write
   a resource    bucket:www/public/**=read      net:db.lan:5432=dial
-                command:git=run                peer:nas=fs/*
+                command:git=exec               peer:nas=fs/*
 and `!` before a resource takes it away whatever else gives it.")]
 pub(crate) struct GrantArgs {
     /// The peer

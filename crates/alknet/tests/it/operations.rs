@@ -12,7 +12,7 @@ use tokio::{io::AsyncWriteExt, sync::mpsc};
 #[allow(dead_code, unreachable_pub)] // its `main` is run by another test
 #[path = "../../examples/operations.rs"]
 mod example;
-use example::{Count, NOTES_MAX, Note, Notebook, operations};
+use example::{Count, NOTE_BYTES_MAX, NOTES_MAX, Note, Notebook, operations};
 
 /// Operations with the door in front of them, and who is known there.
 struct Door {
@@ -212,4 +212,22 @@ async fn the_catalogue_keeps_the_laws() {
     let door = Door::new();
     let broken = alknet_testkit::laws::check_catalogue(&door.door.registry().view());
     assert_eq!(broken, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_channel_refuses_a_line_that_is_too_long() {
+    let door = Door::new();
+    let longest = usize::try_from(NOTE_BYTES_MAX).unwrap() - 2;
+    for (bytes, is_fine) in [(longest, true), (longest + 1, false)] {
+        let load = Call::new("notes/load", Caller::host()).unwrap();
+        let load = load.input(&json!({ "book": "home/garden" }));
+        let mut open = door.door.open(load).await.unwrap();
+        let line = format!("{}\n", "x".repeat(bytes));
+        open.channel.tx.write_all(line.as_bytes()).await.unwrap();
+        open.channel.tx.end();
+        match open.done.await {
+            Ok(_) => assert!(is_fine, "{bytes}"),
+            Err(error) => assert!(!is_fine && error.is(ErrorCode::TooLarge), "{error}"),
+        }
+    }
 }

@@ -1,26 +1,19 @@
 //! What the README tells people to type, typed.
 
-use super::harness::{Node, exec_config};
-use crate::program::{Place, Said, finish, wait};
+use super::{
+    document::{self, Document},
+    harness::{Node, exec_config},
+};
+use crate::program::{Place, Said, wait};
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
 /// The blocks of shell commands below a heading, in order.
 fn blocks(heading: &str) -> Vec<String> {
-    let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let section = readme
-        .split("\n## ")
-        .find(|section| section.lines().next() == Some(heading))
-        .unwrap();
-    section
-        .split("```sh\n")
-        .skip(1)
-        .map(|block| block.split("```").next().unwrap().to_owned())
-        .collect()
+    Document::open("README.md").section(heading).shell()
 }
 
 /// Commands of a block: without comments, and what the comment says comes out.
@@ -35,20 +28,9 @@ fn commands(block: &str) -> Vec<(String, Option<String>)> {
         .collect()
 }
 
-/// Runs a line as a person's shell would, with the program on the path.
+/// Types a line after others.
 fn sh(dir: &Path, environment: &str, line: &str) -> Said {
-    let mut command = Command::new("sh");
-    command
-        .args(["-ec", &format!("{environment}\n{line}")])
-        .current_dir(dir);
-    let program = Path::new(env!("CARGO_BIN_EXE_alknet")).parent().unwrap();
-    command.env_clear().env("HOME", dir);
-    command.env(
-        "PATH",
-        format!("{}:/usr/local/bin:/usr/bin:/bin", program.display()),
-    );
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    finish(command, b"")
+    document::sh(dir, &format!("{environment}\n{line}"))
 }
 
 #[test]
