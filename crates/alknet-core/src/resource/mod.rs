@@ -200,11 +200,14 @@ fn canonical_command(text: &str) -> Result<String, ResourceError> {
     }
     // A program is named, to be found on the node's own PATH, or given by its
     // absolute path; a relative path would depend on the working directory.
+    // `//bin/rm` is `/bin/rm` to the system, and must not pass a denial of it.
     let relative = text.contains('/') && !text.starts_with('/');
-    if relative || text.split('/').any(|part| part == ".." || part == ".") {
+    let is_odd = |part: &str| part.is_empty() || part == ".." || part == ".";
+    let path = text.strip_prefix('/').unwrap_or(text);
+    if relative || path.split('/').any(is_odd) {
         return Err(invalid(
             kind,
-            "a program is a name or an absolute path without `.` and `..`",
+            "a program is a name or an absolute path without `.`, `..` and `//`",
         ));
     }
     Ok(text.into())
@@ -417,6 +420,9 @@ mod tests {
             canonical_resource(Command, "./git").is_err()
                 && canonical_resource(Command, "/usr/../git").is_err()
         );
+        for doubled in ["//bin/rm", "/bin//rm", "/bin/rm/", "/", "//"] {
+            assert!(canonical_resource(Command, doubled).is_err(), "{doubled}");
+        }
     }
 
     #[test]
