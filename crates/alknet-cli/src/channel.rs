@@ -112,7 +112,8 @@ async fn send_stdin(mut tx: crate::node_access::ByteSender) {
     std::future::pending().await
 }
 
-async fn receive(mut rx: crate::node_access::ByteReceiver) -> Result<(), Failed> {
+/// Writes what comes to standard output and error, until it ends.
+pub(crate) async fn receive(mut rx: crate::node_access::ByteReceiver) -> Result<(), Failed> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     // A cut shows in the result, which says why.
     while let Ok(Some(chunk)) = rx.recv().await {

@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Exec(commands::exec::ExecArgs),
     /// Forwards ports to and from a peer
     Forward(commands::forward::ForwardArgs),
+    /// Opens a terminal on a peer
+    Shell(commands::shell::ShellArgs),
     /// Prints the log of the running node
     Logs(commands::logs::LogsArgs),
     /// Prints who called what
@@ -101,7 +103,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether Ctrl-C simply ends it. The others handle signals themselves.
     pub(crate) fn ends_on_interrupt(&self) -> bool {
-        !matches!(self, Command::Up(_) | Command::Exec(_))
+        !matches!(self, Command::Up(_) | Command::Exec(_) | Command::Shell(_))
     }
 }
 

@@ -13,12 +13,16 @@ mod channel;
 mod cli;
 mod commands;
 mod duration;
+mod escapes;
 mod failure;
+#[doc(hidden)]
+pub mod fuzz;
 mod hint;
 mod input;
 mod node_access;
 mod output;
 mod prompt;
+mod raw_terminal;
 mod signals;
 mod table;
 mod when;

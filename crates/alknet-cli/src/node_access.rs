@@ -20,7 +20,7 @@ pub(crate) use alknet::{
     ByteReceiver, ByteSender, CallError, ChannelCall, ErrorCode, GrantTarget, Interaction,
     InteractionEvent, Kind, PeerId, Route, RouteStep, nearest,
     node::{Config, ConfigError, InitReport, LogBuffer, RelaySetting, Runtime, is_initialised},
-    parse_route,
+    parse_route, terminal_modes,
 };
 
 /// What a call may be told beside its input.

@@ -2,7 +2,7 @@
 
 pub use alknet_call::{Client, Session, SessionConfig, links, quic};
 pub use alknet_core::*;
-pub use alknet_exec::net;
+pub use alknet_exec::{net, terminal_modes};
 pub use alknet_node::{
     self as node, Config, LogBuffer, Node, NodeBuilder, NodeStatus, StartError,
     remote::{ProgramKey, Remote},

@@ -41,7 +41,7 @@ pub(crate) struct ExecArgs {
     argv: Vec<String>,
 }
 
-fn parse_variable(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("want NAME=VALUE".into()),
@@ -82,11 +82,14 @@ async fn execute(app: &App, args: ExecArgs) -> Result<Exit, Failure> {
     if ended.is_cancelled {
         return Ok(Exit::INTERRUPTED);
     }
-    exit(&ended.result).ok_or_else(|| {
-        Failure::call(&channel::unexpected(&format!(
-            "`{}` as the end of a program",
-            ended.result
-        )))
+    program_exit(&ended.result)
+}
+
+/// Ours is the exit code of the program.
+pub(crate) fn program_exit(result: &Value) -> Result<Exit, Failure> {
+    exit(result).ok_or_else(|| {
+        let what = format!("`{result}` as the end of a program");
+        Failure::call(&channel::unexpected(&what))
     })
 }
 
@@ -116,7 +119,7 @@ fn exit(result: &Value) -> Option<Exit> {
     Some(Exit(u8::try_from(code & 0xff).unwrap_or(u8::MAX)))
 }
 
-fn killed_by(signal: &str) -> Exit {
+pub(crate) fn killed_by(signal: &str) -> Exit {
     let number = channel::signal_number(signal).unwrap_or_default();
     Exit(u8::try_from(128 + number).unwrap_or(u8::MAX))
 }

@@ -21,6 +21,7 @@ pub(crate) mod logs;
 pub(crate) mod ops;
 pub(crate) mod peers;
 pub(crate) mod settings;
+pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod up;
 
@@ -55,6 +56,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Batch(args) => return batch::run(app, args).await,
         Command::Exec(args) => return exec::run(app, args).await,
         Command::Forward(args) => return forward::run(app, args).await,
+        Command::Shell(args) => return shell::run(app, args).await,
         Command::Logs(args) => logs::run(app, &args).await?,
         Command::Audit(args) => audit::run(app, &args).await?,
         Command::Completions(args) => completions::run(app, &args)?,

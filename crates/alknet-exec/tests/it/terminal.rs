@@ -381,7 +381,11 @@ async fn without_a_program_it_is_the_login_shell_of_the_account() {
     };
     let (name, home, shell) = (account[0], account[5], account[6]);
     let door = door(shell_operations(&own_account()));
-    let mut screen = Screen::open(&door, json!({ "env": { "LANG": "C.UTF-8" } })).await;
+    let mut screen = Screen::open(
+        &door,
+        json!({ "env": { "LANG": "C.UTF-8", "HISTFILE": "/dev/null" } }),
+    )
+    .await;
     // Split, so that the echo of the question is no answer to it.
     screen
         .type_in("echo a\"\"=$0 b\"\"=$HOME c\"\"=$USER,$LOGNAME,$SHELL,$LANG d\"\"=$(pwd)e\n")
@@ -401,7 +405,7 @@ async fn without_a_program_it_is_the_login_shell_of_the_account() {
 #[tokio::test]
 async fn a_login_shell_whose_input_ends_ends() {
     let door = door(shell_operations(&own_account()));
-    let mut screen = Screen::open(&door, json!({})).await;
+    let mut screen = Screen::open(&door, json!({ "env": { "HISTFILE": "/dev/null" } })).await;
     screen
         .type_in("echo out\"\"put; exit_code() { return 9; }; exit_code\n")
         .await;

@@ -17,5 +17,7 @@ mod raw;
 mod readme;
 mod relay;
 mod restart;
+mod seat;
+mod shell;
 mod tickets;
 mod work;
