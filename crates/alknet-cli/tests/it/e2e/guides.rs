@@ -7,16 +7,19 @@
 //!   no `||` catches, the last command fails;
 //! * `toml NAME` is added to the machine's configuration, `toml` is checked as
 //!   one of its own, and `toml Cargo.toml` against the workspace's;
+//! * `ini` is a unit file, whose command is started and stopped;
 //! * `rust` is quoted from a program that another test runs.
 //!
 //! A ticket that was printed takes the place of `alkinvite1...`, words that
-//! were printed are in `words.txt`, and a port that a guide names is free.
+//! were printed are in `words.txt`. For ports that a guide names there are free
+//! ones, and on 8000 a web server says hello.
 
 use super::{
     document::{Block, Document, repository, sh, shell},
     harness::exec_config,
 };
-use crate::program::{PATIENCE, Place};
+use crate::program::{PATIENCE, Place, signal, wait};
+use rustix::process::Signal;
 use std::{
     collections::BTreeMap,
     fs,
@@ -34,8 +37,8 @@ const TESTS_NEED: &str = "\n# Of the test.\n[network]\nbind = \"127.0.0.1:0\"\nr
 /// Ten times the second within which links, listings and the audit log follow.
 const FOLLOWS: Duration = Duration::from_secs(10);
 
-/// Ports that guides name, for what listens there in a test.
-const PORTS: &[&str] = &["8080", "8000"];
+/// Ports that guides name: a free one, and one where a web server listens.
+const PORTS: [&str; 2] = ["8080", "8000"];
 
 /// A machine of a guide, with its home directory.
 struct Machine(Place);
@@ -87,11 +90,28 @@ fn with_account(block: &str) -> String {
     block.replace("\"deploy\"", &format!("\"{}\"", said.stdout.trim()))
 }
 
+/// A web server that says one thing.
+fn says_hello(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            if !matches!(stream.read(&mut byte), Ok(1)) {
+                break;
+            }
+            asked.extend(byte);
+        }
+        // Whoever only looked whether the port is open reads nothing.
+        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nhello\n");
+    }
+}
+
 /// A reader, with the machines of a guide.
 struct Reader {
     guide: Document,
     machines: BTreeMap<String, Machine>,
-    ports: Vec<(&'static str, String)>,
+    ports: [(&'static str, String); 2],
     ticket: String,
     words: String,
     /// What goes on.
@@ -111,14 +131,18 @@ impl Drop for Reader {
 
 impl Reader {
     fn of(path: &str) -> Self {
-        let free = |port| {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            (port, listener.local_addr().unwrap().port().to_string())
-        };
+        let listeners = PORTS.map(|port| (port, TcpListener::bind("127.0.0.1:0").unwrap()));
+        let ports = listeners.each_ref().map(|(port, listener)| {
+            let address = listener.local_addr().unwrap();
+            (*port, address.port().to_string())
+        });
+        let [_free, (_, web)] = listeners;
+        // Ends with the test's process.
+        thread::spawn(move || says_hello(&web));
         Self {
             guide: Document::open(path),
             machines: BTreeMap::new(),
-            ports: PORTS.iter().copied().map(free).collect(),
+            ports,
             ticket: String::new(),
             words: String::new(),
             running: Vec::new(),
@@ -144,7 +168,7 @@ impl Reader {
                 ["toml", "Cargo.toml"] => checks_dependencies(block),
                 ["toml", name] => self.machine(name).configure(&block.text),
                 ["toml"] => checks_configuration(block),
-                ["ini"] => {}
+                ["ini"] => runs_as_a_service(block),
                 ["rust"] => self.is_quoted(block),
                 ["text"] => {
                     let before = at.checked_sub(1).map(|at| &blocks[at].fence);
@@ -338,6 +362,34 @@ fn dots_stand_for_anything_and_nothing_else_does() {
     }
 }
 
+/// What a unit file starts is a node that takes its signals.
+#[track_caller]
+fn runs_as_a_service(unit: &Block) {
+    let value = |name: &str| {
+        let mut lines = unit.text.lines();
+        let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        found.unwrap_or_else(|| panic!("no {name}"))
+    };
+    let start = value("ExecStart").strip_prefix("%h/.cargo/bin/").unwrap();
+    let machine = Machine::new();
+    let home = machine.0.path();
+    sh(home, "alknet init").exits(0);
+    let mut child = shell(home, &format!("exec {start}")).spawn().unwrap();
+    let started = Instant::now();
+    while !sh(home, "alknet status").status.success() {
+        assert!(started.elapsed() < PATIENCE, "it does not start");
+    }
+    let reload = value("ExecReload").replace("$MAINPID", &child.id().to_string());
+    sh(home, &reload).exits(0);
+    machine.configure("[[role]]\nname = \"guest\"");
+    sh(home, &reload).exits(0);
+    while !sh(home, "alknet roles").stdout.contains("guest") {
+        assert!(started.elapsed() < PATIENCE, "it does not read its file");
+    }
+    signal(&child, Signal::TERM);
+    assert!(wait(&mut child).success());
+}
+
 /// A part of a configuration that a guide shows.
 #[track_caller]
 fn checks_configuration(block: &Block) {
@@ -375,7 +427,7 @@ fn checks_dependencies(block: &Block) {
 }
 
 #[test]
-fn running_a_node_works_as_written() {
+fn slow_running_a_node_works_as_written() {
     let typed = Reader::of("docs/guides/running-a-node.md").read();
     assert!(typed >= 30, "{typed} lines");
 }
