@@ -384,12 +384,15 @@ impl Config {
                 .iter()
                 .filter(|b| **b == b'\n')
                 .count();
-            let message = error.message().to_owned();
-            let meant = meant(&message);
+            let message = error.message();
+            let meant = meant(message);
+            // Where one name is meant, nobody wants to read all of them.
+            let told = message.split_once(", expected one of ");
+            let told = told.filter(|_| meant.is_some());
             ConfigError::Parse {
                 path: path.into(),
                 line,
-                message,
+                message: told.map_or(message, |(told, _)| told).to_owned(),
                 meant,
             }
         })?;

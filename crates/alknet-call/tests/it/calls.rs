@@ -469,7 +469,8 @@ async fn fields_of_a_request_keep_to_their_limits() {
             .is(ErrorCode::InvalidInput)
     );
     let mut over = asked.clone();
-    over.route = alknet_core::parse_route("a/b/c/d/e").unwrap();
+    over.route = alknet_core::parse_route("a/b/c/d").unwrap();
+    over.route.extend(over.route.clone().pop());
     assert!(
         pair.session
             .call(over)

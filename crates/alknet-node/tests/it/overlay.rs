@@ -249,7 +249,7 @@ async fn two_peers_may_offer_the_same_operation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_route_of_two_peers_is_refused_clearly() {
+async fn what_lies_behind_a_peer_is_that_peers_to_give() {
     let pair = Pair::new(&["node:read"], &[]).await;
     let route = parse_route("home/nas").unwrap();
     let error = pair
@@ -259,8 +259,10 @@ async fn a_route_of_two_peers_is_refused_clearly() {
         .call_json("node/info", &json!({}))
         .await
         .unwrap_err();
-    assert!(error.is(ErrorCode::NotFound), "{error:?}");
-    assert_eq!(error.message, "a route of more than one peer is not served");
+    assert!(error.is(ErrorCode::Forbidden), "{error:?}");
+    let details = error.details.unwrap();
+    assert_eq!(details["caller"], "laptop", "`home` refused: {details}");
+    assert_eq!(details["grant"], "peer:nas=node/info");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,6 +56,17 @@ fn cancelling_ends_the_program_two_nodes_away_within_a_second() {
     ] {
         let mut ticking = row.spawn(&["test/tick"]);
         ticking.lines.next();
+        // Its reader rests: nobody asks for the next item.
+        let mut resting = row
+            .phone
+            .command(&["call", "test/lines", "to=1000000", "--on", "hub/nas"])
+            .spawn()
+            .unwrap();
+        let counts = || {
+            let children = row.nas.children();
+            children.iter().any(|(_, line)| line.starts_with("seq "))
+        };
+        eventually("it counts", || counts().then_some(()));
         let mut piping = row.spawn(&["test/pipe"]);
         let stdin = piping.child.stdin.as_mut().unwrap();
         stdin.write_all(b"hello\n").unwrap();
@@ -68,6 +79,8 @@ fn cancelling_ends_the_program_two_nodes_away_within_a_second() {
             row.nas.children().is_empty().then_some(())
         });
         assert!(began.elapsed() < GONE_WITHIN, "{:?}", began.elapsed());
+        resting.kill().unwrap();
+        resting.wait().unwrap();
         node.cli(&grant).exits(0);
         eventually("it is offered again", || row.offered().then_some(()));
     }
