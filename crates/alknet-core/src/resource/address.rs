@@ -108,7 +108,7 @@ fn is_private_use(name: &str) -> bool {
         name.strip_suffix(*suffix)
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
-    name != LOCALHOST && (!name.contains('.') || PRIVATE_SUFFIXES.iter().any(|s| ends_in(&s)))
+    name != LOCALHOST && (!name.contains('.') || PRIVATE_SUFFIXES.iter().any(ends_in))
 }
 
 /// The address that decides: the IPv4 one that an IPv6 one stands for, or the
