@@ -22,8 +22,8 @@ pub struct ExecConfig {
     /// Most time that a command operation may take that answers once, unless
     /// it states its own. Default `30s`.
     pub timeout: TimeSpan,
-    /// Most time that one `shell/exec` may take. Default: as long as its
-    /// caller stays.
+    /// Most time that one `shell/exec` may take, and one terminal of
+    /// `shell/open` may stay open. Default: as long as its caller stays.
     pub shell_timeout: Option<TimeSpan>,
     /// Most bytes that a command operation may print as one reply, or as one
     /// line of a subscription, up to 16 MiB. Default 4 MiB.
