@@ -69,6 +69,20 @@ const ARROWS: &[(&str, &[&str])] = &[
             "alknet-core",
         ],
     ),
+    // What it throws input at, down to the words of a command line.
+    (
+        "alknet-fuzz",
+        &[
+            "alknet-cli",
+            "alknet-node",
+            "alknet-exec",
+            "alknet-call",
+            "alknet-store",
+            "alknet-vault",
+            "alknet-core",
+            "alknet-testkit",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
@@ -211,6 +225,6 @@ mod tests {
     }
 
     fn is_shed(name: &str) -> bool {
-        matches!(name, "alknet-testkit" | "alknet-bench" | "xtask")
+        matches!(name, "alknet-testkit" | "alknet-bench" | "alknet-fuzz" | "xtask")
     }
 }

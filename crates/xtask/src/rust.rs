@@ -11,9 +11,15 @@ const LINES_MAX: usize = 900;
 const LINES_WARN: usize = 700;
 
 /// Crates that talk to people or stand in for the world in tests.
-const MAY_PRINT: &[&str] = &["alknet-cli", "alknet-bench", "alknet-testkit", "xtask"];
+const MAY_PRINT: &[&str] = &[
+    "alknet-cli",
+    "alknet-bench",
+    "alknet-fuzz",
+    "alknet-testkit",
+    "xtask",
+];
 /// Crates whose business is to fail loudly.
-const MAY_PANIC: &[&str] = &["alknet-bench", "alknet-testkit"];
+const MAY_PANIC: &[&str] = &["alknet-bench", "alknet-fuzz", "alknet-testkit"];
 
 /// What is wrong everywhere, tests included.
 const NOWHERE: &[(&str, &str, &str)] = &[
