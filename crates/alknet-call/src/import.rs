@@ -7,9 +7,10 @@ use crate::{
     session::Session,
 };
 use alknet_core::{
-    Access, CallError, CatalogueEntry, Change, ChannelEnd, ChannelOpening, Context, ErrorCode,
-    Forwarder, Handler, IMPORT_OPERATIONS_MAX, IMPORT_SCHEMA_BYTES_MAX, ImportError, Input, Kind,
-    OperationAdapter, OperationName, Output, PeerId, Registration, clean_foreign_text,
+    Access, ByteReceiver, ByteSender, CallError, CatalogueEntry, Change, ChannelEnd,
+    ChannelOpening, Context, ErrorCode, Forwarder, Handler, IMPORT_OPERATIONS_MAX,
+    IMPORT_SCHEMA_BYTES_MAX, ImportError, Input, Kind, OperationAdapter, OperationName, Output,
+    PeerId, Registration, clean_foreign_text,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -346,9 +347,7 @@ fn forward(links: &Links, peer: &PeerId, name: &OperationName, kind: Kind) -> Ha
             Box::pin(async move {
                 let items = links.session(&peer)?.subscribe(request).await;
                 let items = items.map_err(|error| lost_at(&peer, error))?;
-                Ok(items
-                    .map_err(move |error| lost_at(&peer, error))
-                    .boxed())
+                Ok(items.map_err(move |error| lost_at(&peer, error)).boxed())
             })
         })),
         Kind::Channel => Handler::Channel(Arc::new(move |cx, input, opening| {
@@ -406,14 +405,14 @@ async fn splice(
     let far = session.open(request).await?;
     let near = opening.accept_output(far.reply)?;
     let ChannelEnd {
-        tx: mut near_tx,
+        tx: near_tx,
         rx: near_rx,
         control_tx: near_control,
         control_rx: mut from_near,
     } = near;
     let ChannelEnd {
         tx: far_tx,
-        rx: mut far_rx,
+        rx: far_rx,
         control_tx: far_control,
         control_rx: mut from_far,
     } = far.channel;
@@ -430,22 +429,6 @@ async fn splice(
         })
     };
     let inward = async {
-        let bytes = async {
-            loop {
-                match far_rx.recv().await {
-                    Ok(Some(chunk)) => {
-                        if near_tx.send_chunk(chunk).await.is_err() {
-                            return;
-                        }
-                    }
-                    Ok(None) => {
-                        near_tx.end();
-                        return;
-                    }
-                    Err(_) => return,
-                }
-            }
-        };
         let controls = async {
             while let Some(control) = from_far.recv().await {
                 if near_control.send(control).await.is_err() {
@@ -453,7 +436,7 @@ async fn splice(
                 }
             }
         };
-        tokio::join!(bytes, controls)
+        tokio::join!(copy_bytes(far_rx, near_tx), controls)
     };
     tokio::pin!(outward, inward);
     let mut done = far.done;
@@ -475,20 +458,23 @@ async fn splice(
     }
 }
 
-async fn copy_bytes(mut from: alknet_core::ByteReceiver, mut to: alknet_core::ByteSender) {
+/// Passes bytes on until they end, are cut, or nobody takes them any more; a
+/// side that is dropped hears of that at once. What came to its end is kept:
+/// dropping it would say more.
+async fn copy_bytes(
+    mut from: ByteReceiver,
+    mut to: ByteSender,
+) -> Option<(ByteReceiver, ByteSender)> {
     loop {
-        match from.recv().await {
-            Ok(Some(chunk)) => {
-                if to.send_chunk(chunk).await.is_err() {
-                    return;
-                }
-            }
-            Ok(None) => {
-                to.end();
-                // Kept: dropping it would look like a cut.
-                return std::future::pending().await;
-            }
-            Err(_) => return,
-        }
+        let chunk = tokio::select! {
+            biased;
+            chunk = from.recv() => chunk.ok()?,
+            () = to.closed() => return None,
+        };
+        let Some(chunk) = chunk else {
+            to.end();
+            return Some((from, to));
+        };
+        to.send_chunk(chunk).await.ok()?;
     }
 }

@@ -166,6 +166,31 @@ async fn a_channel_that_nobody_reads_keeps_its_control_messages_moving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_direction_that_is_cut_is_cut_at_once_and_the_other_goes_on() {
+    let (pair, _offers) = pair().await;
+    let call = pair.at_home().open("test/cut", &()).await.unwrap();
+    let (mut tx, mut rx) = (call.channel.tx, call.channel.rx);
+    let word = soon(rx.recv()).await.unwrap().unwrap();
+    assert_eq!(word.bytes, "word");
+    assert!(soon(rx.recv()).await.is_err(), "an end that was none");
+    tx.send("on and on".into()).await.unwrap();
+    tx.end();
+    let heard = soon(call.done).await.unwrap().into_value().unwrap();
+    assert_eq!(heard, json!({ "said": true, "heard": 9 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_far_handler_hears_that_nobody_reads_any_more() {
+    let (pair, _offers) = pair().await;
+    let call = pair.at_home().open("test/pour", &()).await.unwrap();
+    let mut rx = call.channel.rx;
+    soon(rx.recv()).await.unwrap().unwrap();
+    drop(rx);
+    let ended = soon(call.done).await.unwrap().into_value().unwrap();
+    assert_eq!(ended, "nobody reads");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_and_questions_cross_both_nodes() {
     let (pair, _offers) = pair().await;
     let (events, mut heard) = mpsc::channel(8);

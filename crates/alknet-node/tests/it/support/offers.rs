@@ -149,6 +149,27 @@ impl Offers {
                         pending::<Result<Value, CallError>>().await
                     }
                 }),
+            Operation::channel(
+                "test/cut",
+                "Says a word, breaks off, and listens to the end.",
+            )
+            .channel::<(), Value, Value, _, _>(|_cx, (): (), opening| async move {
+                let mut channel = opening.accept(&Value::Null)?;
+                let word = channel.tx.send("word".into()).await;
+                drop(channel.tx);
+                let mut heard = 0;
+                while let Ok(Some(chunk)) = channel.rx.recv().await {
+                    heard += chunk.bytes.len();
+                }
+                Ok(json!({ "said": word.is_ok(), "heard": heard }))
+            }),
+            Operation::channel("test/pour", "Sends bytes until nobody takes them.")
+                .channel::<(), Value, Value, _, _>(|_cx, (): (), opening| async move {
+                    let mut channel = opening.accept(&Value::Null)?;
+                    let block = bytes::Bytes::from(vec![7; 64 * 1024]);
+                    while channel.tx.send(block.clone()).await.is_ok() {}
+                    Ok(json!("nobody reads"))
+                }),
             Operation::channel("test/mirror", "Sends bytes and control messages back.")
                 .channel::<(), Value, Value, _, _>(|_cx, (): (), opening| async move {
                     let channel = opening.accept(&json!({ "open": true }))?;

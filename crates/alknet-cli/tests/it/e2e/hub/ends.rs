@@ -168,15 +168,14 @@ async fn slow_a_killed_peer_fails_calls_through_the_hub_and_returns_under_load()
     for task in tasks {
         soon(task).await.unwrap();
     }
-    let failed = load.failed.lock().unwrap();
+    let failed = std::mem::take(&mut *load.failed.lock().unwrap());
     let codes: BTreeSet<&str> = failed.iter().map(|error| error.code.as_ref()).collect();
     let allowed = BTreeSet::from(["LOST", "UNAVAILABLE"]);
     assert!(codes.is_subset(&allowed), "{codes:?}");
-    for error in failed.iter() {
+    for error in &failed {
         assert!(error.message.contains("`nas`"), "{error:?}");
         assert_eq!(error.details.as_deref(), Some(&json!({ "peer": "nas" })));
     }
-    drop(failed);
     local.close().await;
     nothing_is_left(&row, before);
 }
