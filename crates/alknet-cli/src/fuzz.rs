@@ -2,6 +2,7 @@
 
 use crate::{
     duration,
+    escapes::{Escapes, Key},
     input::{self, Words},
     when,
 };
@@ -40,4 +41,22 @@ pub fn span(text: &str) -> Result<(Duration, String, String), String> {
 pub fn time(text: &str) -> Result<(String, String, String), String> {
     let sent = when::parse(text)?;
     Ok((when::stamp(&sent), when::relative(&sent), sent))
+}
+
+/// What pieces of typing make of escapes: what is sent on, with `~?` and `~.`
+/// told by a word in its place.
+pub fn typed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Result<Vec<u8>, &'static str>> {
+    let (mut escapes, mut keys) = (Escapes::new(true), Vec::new());
+    for piece in pieces {
+        for key in escapes.sort(piece) {
+            match (keys.last_mut(), key) {
+                (Some(Err("leave")), _) => return keys,
+                (Some(Ok(sent)), Key::Send(more)) => Vec::extend(sent, more),
+                (_, Key::Send(sent)) => keys.push(Ok(sent)),
+                (_, Key::Help) => keys.push(Err("help")),
+                (_, Key::Leave) => keys.push(Err("leave")),
+            }
+        }
+    }
+    keys
 }

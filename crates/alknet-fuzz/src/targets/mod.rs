@@ -2,6 +2,7 @@
 
 mod access;
 mod addresses;
+mod catalogue;
 mod commands;
 mod config;
 mod cursors;
@@ -61,8 +62,10 @@ pub const TARGETS: &[Target] = &[
     commands::COMMANDS,
     commands::DURATIONS,
     words::WORDS,
+    words::ESCAPES,
     config::CONFIG,
     config::RELAYS,
+    catalogue::CATALOGUE,
     cursors::LISTING,
     cursors::AUDIT,
     vault::VAULT,

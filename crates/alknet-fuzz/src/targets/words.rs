@@ -1,7 +1,7 @@
 //! What people type as the input of a call.
 
 use super::{MIB, Target, models, texts};
-use crate::note;
+use crate::{note, source::Source};
 use serde_json::{Map, Value, json};
 
 pub(super) const WORDS: Target = Target {
@@ -40,6 +40,87 @@ pub(super) const WORDS: Target = Target {
     bytes_max: 300,
     held_max: 4 * MIB,
 };
+
+pub(super) const ESCAPES: Target = Target {
+    name: "escapes",
+    about: "Escapes of a shell are found however typing is cut, and nothing else is kept back.",
+    run: escapes,
+    seeds: || {
+        texts(&[
+            "\u{1}~.",
+            "\u{2}ls\r~?x",
+            "\u{3}~~.\n~",
+            "\u{1}~?~.more",
+            "\u{4}a~.\r\n~\r~.",
+            "\u{1}~~~~",
+        ])
+    },
+    tokens: &[b"~", b"~.", b"~?", b"~~", b"\r", b"\n", b"\r~."],
+    bytes_max: 100,
+    held_max: MIB,
+};
+
+/// The first byte says in which pieces the others are typed.
+fn escapes(data: &[u8]) {
+    let mut source = Source::new(data);
+    let piece = usize::from(source.byte()).max(1);
+    let typed = source.rest();
+    let cut = alknet_cli::fuzz::typed(typed.chunks(piece));
+    assert_eq!(
+        cut,
+        alknet_cli::fuzz::typed([typed]),
+        "in pieces of {piece}"
+    );
+    assert_eq!(cut, sorted(typed), "{}", typed.escape_ascii());
+    note((
+        cut.len().min(8),
+        cut.last().map(|last| last.as_ref().err().copied()),
+    ));
+}
+
+/// The model: line by line, looking ahead.
+fn sorted(mut typed: &[u8]) -> Vec<Result<Vec<u8>, &'static str>> {
+    let (mut keys, mut sent) = (Vec::new(), Vec::new());
+    let mut is_start = true;
+    while let [first, rest @ ..] = typed {
+        let told = match (is_start, typed) {
+            (true, [b'~', b'.', ..]) => Some("leave"),
+            (true, [b'~', b'?', ..]) => Some("help"),
+            // Kept until it is known what follows.
+            (true, [b'~']) => break,
+            _ => None,
+        };
+        if let Some(told) = told {
+            if !sent.is_empty() {
+                keys.push(Ok(std::mem::take(&mut sent)));
+            }
+            keys.push(Err(told));
+            if told == "leave" {
+                return keys;
+            }
+            typed = &typed[2..];
+            continue;
+        }
+        // `~~` is one.
+        typed = match (is_start, rest) {
+            (true, [b'~', after @ ..]) if *first == b'~' => after,
+            // What follows an unknown escape is a key of its own line.
+            (true, [next, after @ ..]) if *first == b'~' => {
+                sent.extend([b'~', *next]);
+                is_start = matches!(next, b'\r' | b'\n');
+                typed = after;
+                continue;
+            }
+            _ => rest,
+        };
+        sent.push(*first);
+        is_start = matches!(first, b'\r' | b'\n');
+    }
+    if !sent.is_empty() {
+        keys.push(Ok(sent));
+    }
+    keys
+}
 
 fn schema() -> Value {
     json!({
