@@ -11,5 +11,6 @@ mod lifecycle;
 mod metrics;
 mod overlay;
 mod reload;
+mod remote;
 mod start;
 mod support;

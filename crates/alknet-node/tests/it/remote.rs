@@ -1,0 +1,173 @@
+//! Programs that are no node, and connections of protocols of one's own.
+
+use crate::support::{Pair, soon, start, start_with};
+use alknet_core::{
+    CallError, ErrorCode,
+    storage::{PeerAddresses, hex32},
+    transport::{Admitted, Connection, ProtocolHandler},
+};
+use alknet_node::remote::{ProgramKey, Remote};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use std::{fmt::Debug, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+
+/// Ten times what reaching a node may take.
+const TEN_TIMES: Duration = Duration::from_secs(150);
+
+#[track_caller]
+fn fails<T: Debug>(outcome: Result<T, CallError>, code: &str) -> CallError {
+    let error = outcome.unwrap_err();
+    assert_eq!(error.code, code, "{error}");
+    error
+}
+
+async fn greet(remote: &Remote) -> Result<Value, CallError> {
+    let name = json!({ "name": "Ada" });
+    soon(remote.client().call_json("demo/greet", &name)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_joins_once_and_comes_back_with_its_key() {
+    let home = start_with("home", |home| home.demo(true)).await;
+    let ticket = home.invite(&["demo/greet"]).await.unwrap();
+    let key = ProgramKey::generate();
+    let remote = Remote::join(&key, "reporter", &ticket).await.unwrap();
+    assert_eq!(remote.node_id(), home.id());
+    assert_eq!(greet(&remote).await.unwrap(), "Hello, Ada!");
+    let client = remote.client();
+    let shutdown = client.call_json("node/shutdown", &json!({})).await;
+    fails(shutdown, "FORBIDDEN");
+    let addresses = remote.addresses().clone();
+    remote.close().await;
+
+    let kept = ProgramKey::from_bytes(&key.to_bytes());
+    let again = Remote::connect(&kept, &home.id(), &addresses).await;
+    assert_eq!(greet(&again.unwrap()).await.unwrap(), "Hello, Ada!");
+    let other = ProgramKey::generate();
+    fails(Remote::join(&other, "thief", &ticket).await, "TICKET_USED");
+    fails(
+        Remote::join(&other, "thief", "alkinvite1x").await,
+        "TICKET_INVALID",
+    );
+    let stranger = Remote::connect(&other, &home.id(), &addresses).await;
+    fails(stranger, "UNAUTHENTICATED");
+    // A ticket has no part in it: its owner adds a key.
+    let input = json!({ "peer": "other", "node_id": hex32::encode(&other.public()), "grants": ["demo/greet"] });
+    home.told("peers/add", input).await;
+    let added = Remote::connect(&other, &home.id(), &addresses)
+        .await
+        .unwrap();
+    assert_eq!(greet(&added).await.unwrap(), "Hello, Ada!");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_hears_that_its_access_has_ended() {
+    let home = start_with("home", |home| home.demo(true)).await;
+    let ticket = home.invite(&["demo/greet"]).await.unwrap();
+    let remote = Remote::join(&ProgramKey::generate(), "reporter", &ticket).await;
+    let remote = remote.unwrap();
+    greet(&remote).await.unwrap();
+    home.told("peers/remove", json!({ "peer": "reporter" }))
+        .await;
+    soon(remote.closed()).await;
+    greet(&remote).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_a_node_that_is_not_there_is_not_waited_for_for_ever() {
+    let mut home = start("home").await;
+    let key = ProgramKey::generate();
+    let (id, address) = (home.id(), home.address());
+    home.stop().await;
+    let addresses = PeerAddresses {
+        direct: vec![address],
+        relays: Vec::new(),
+    };
+    for addresses in [addresses, PeerAddresses::default()] {
+        let connecting = Remote::connect(&key, &id, &addresses);
+        let tried = timeout(TEN_TIMES, connecting).await;
+        assert!(fails(tried.unwrap(), "UNAVAILABLE").retryable);
+    }
+}
+
+#[test]
+fn a_key_does_not_show_itself() {
+    let key = ProgramKey::generate();
+    let shown = format!("{key:?}");
+    assert!(
+        !shown.contains(&hex32::encode(&key.to_bytes())[..8]),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(&hex32::encode(&key.public())[..8]),
+        "{shown}"
+    );
+}
+
+/// Sends everything back, with the caller's name before it.
+struct Mirror;
+
+#[async_trait]
+impl ProtocolHandler for Mirror {
+    fn alpn(&self) -> &[u8] {
+        b"test/mirror/1"
+    }
+
+    async fn serve(&self, connection: Arc<dyn Connection>, admitted: Admitted) {
+        while let Ok(mut stream) = connection.accept_bi().await {
+            let mut text = String::new();
+            stream.recv.read_to_string(&mut text).await.unwrap();
+            let known = admitted.door.node_name();
+            let answer = format!("{} at {known}: {text}", admitted.caller.id());
+            stream.send.write_all(answer.as_bytes()).await.unwrap();
+            stream.send.finish();
+        }
+    }
+}
+
+async fn ask(connection: &dyn Connection, text: &str) -> std::io::Result<String> {
+    let opened = connection.open_bi().await;
+    let mut stream = opened.map_err(std::io::Error::other)?;
+    stream.send.write_all(text.as_bytes()).await?;
+    stream.send.finish();
+    let mut answer = String::new();
+    stream.recv.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_dials_a_protocol_of_ones_own_at_a_peer() {
+    let serve = |home: alknet_node::NodeBuilder| home.handler(Arc::new(Mirror));
+    let pair = Pair::with(&[], &[], serve, |laptop| laptop).await;
+    let connection = pair.laptop.connect("home", b"test/mirror/1").await.unwrap();
+    let answer = soon(ask(&*connection, "hello")).await.unwrap();
+    assert_eq!(answer, "laptop at home: hello");
+    let unserved = pair.laptop.connect("home", b"test/nothing/1").await;
+    fails(unserved.map(|_| ()), "UNAVAILABLE");
+    for unknown in ["nas", "No Peer"] {
+        let error = pair.laptop.connect(unknown, b"test/mirror/1").await;
+        let error = fails(error.map(|_| ()), "NOT_FOUND");
+        assert_eq!(error.details.unwrap()["peer"], unknown);
+    }
+    // What it holds to is what it is: a peer of this node.
+    pair.laptop
+        .told("peers/remove", json!({ "peer": "home" }))
+        .await;
+    soon(connection.closed()).await;
+    ask(&*connection, "still there?").await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_peer_is_not_dialled() {
+    let pair = Pair::new(&[], &[]).await;
+    let disable = json!({ "peer": "home", "enabled": false });
+    pair.laptop.told("peers/update", disable).await;
+    let refused = pair.laptop.connect("home", alknet_call::ALPN).await;
+    let error = refused.map(|_| ()).unwrap_err();
+    assert!(error.is(ErrorCode::Unavailable), "{error}");
+    assert!(error.message.contains("disabled"), "{error}");
+}
