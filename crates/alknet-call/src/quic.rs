@@ -25,6 +25,8 @@ pub const DROPPED: u32 = 0;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuicLimits {
     /// Bidirectional streams the other side may have open: calls in flight.
+    /// The library returns credit for streams an eighth late, so that so many
+    /// fewer may be had at times; whoever wants another then waits.
     pub streams_per_connection_max: u32,
     /// Unidirectional streams the other side may have open.
     pub uni_streams_per_connection_max: u32,
@@ -44,7 +46,8 @@ pub struct QuicLimits {
 impl Default for QuicLimits {
     fn default() -> Self {
         Self {
-            streams_per_connection_max: 1024,
+            // 1,024 channels and 256 calls of one peer, and an eighth.
+            streams_per_connection_max: 1536,
             uni_streams_per_connection_max: 8,
             stream_window_bytes: 1_250_000,
             connection_window_bytes: 16 * 1024 * 1024,

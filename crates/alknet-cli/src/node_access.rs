@@ -15,7 +15,7 @@ use std::{
 
 #[cfg(test)]
 pub(crate) use alknet::Violation;
-pub(crate) use alknet::net::{CarryError, carry};
+pub(crate) use alknet::net::{CarryError, bind, carry};
 pub(crate) use alknet::{
     ByteReceiver, ByteSender, CallError, ChannelCall, ErrorCode, GrantTarget, Interaction,
     InteractionEvent, Kind, PeerId, Route, RouteStep, nearest,

@@ -143,7 +143,7 @@ impl Port {
 async fn start(home: &Home, side: &Arc<Side>, args: ForwardArgs) -> Result<Vec<Port>, Failed> {
     let mut ports = Vec::new();
     for spec in args.local {
-        ports.push(Port::Local(Local::bind(spec).await?));
+        ports.push(Port::Local(Local::listen(spec)?));
     }
     if let Some(RouteStep::Peer(peer)) = args.on.first() {
         let input = json!({ "peer": peer });

@@ -14,13 +14,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep, sleep_until},
 };
 
 /// The action that grants name.
 pub(super) const LISTEN: &str = "listen";
+/// Connections that the system keeps until they are accepted.
+const BACKLOG: u32 = 1024;
 /// How long is waited after the system could not hand over a connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -90,7 +92,7 @@ async fn listen(
         )
     })?;
     let refused = |error: io::Error| not_listening(&input.address, &error);
-    let socket = TcpListener::bind(address).await.map_err(refused)?;
+    let socket = bind(address).map_err(refused)?;
     let bound = socket.local_addr().map_err(refused)?;
     let channel = opening.accept(&Listening {
         address: bound.to_string(),
@@ -136,6 +138,23 @@ async fn listen(
     }
     _tx.end();
     Ok(Ended { connections })
+}
+
+/// Listens at an address, with room for a thousand connections that come at
+/// once: what a busy moment drops there comes back only after seconds.
+///
+/// # Errors
+///
+/// As the system says: the address is in use, or not of this machine.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A port whose last connections are still being closed can be had again.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 struct Accepting {

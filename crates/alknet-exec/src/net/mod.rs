@@ -19,6 +19,7 @@ pub use self::{
     carry::{Carried, CarryError, carry},
     config::{NetConfig, NetConfigError},
     connect::{Connect, Resolve},
+    listen::bind,
 };
 use self::{
     connect::{SystemConnector, SystemResolver},

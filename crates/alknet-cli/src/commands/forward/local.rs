@@ -4,7 +4,7 @@ use super::{
     carry::{Side, reset},
     spec::ForwardSpec,
 };
-use crate::failure::Failure;
+use crate::{failure::Failure, node_access::bind};
 use serde_json::json;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -25,11 +25,11 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) async fn bind(spec: ForwardSpec) -> Result<Self, Failure> {
+    pub(super) fn listen(spec: ForwardSpec) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| {
             Failure::local(format!("failed to listen on `{}`: {error}", spec.listen))
         };
-        let socket = TcpListener::bind(spec.listen).await.map_err(failed)?;
+        let socket = bind(spec.listen).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         Ok(Self {
             spec,

@@ -15,9 +15,7 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(10);
 /// is due, and waits until it is.
 pub(super) async fn dial(shared: &Arc<Shared>, input: DialInput) -> Result<LinkView, CallError> {
     let peer = find(shared, &input.peer)?.id;
-    let wait = input
-        .timeout_ms
-        .map_or(WAIT_DEFAULT, Duration::from_millis);
+    let wait = input.timeout_ms.map_or(WAIT_DEFAULT, Duration::from_millis);
     let mut events = shared.links().events();
     if !is_linked(shared, &peer) {
         shared.keep_link(&peer);
