@@ -245,18 +245,19 @@ pub enum Output {
 }
 
 impl Output {
-    /// The value of a serialisable type.
+    /// The text of a serialisable type: whoever it is for mostly wants that.
     ///
     /// # Errors
     ///
     /// `INTERNAL` if it does not serialise.
     pub fn of(value: &impl Serialize) -> Result<Self, CallError> {
-        serde_json::to_value(value).map(Output::Value).map_err(|e| {
+        let text = serde_json::to_vec(value).map_err(|e| {
             CallError::new(
                 ErrorCode::Internal,
                 format!("the output does not serialise: {e}"),
             )
-        })
+        })?;
+        Ok(Output::Json(text.into()))
     }
 
     /// The JSON text.

@@ -1,5 +1,8 @@
 //! JSON Schema, draft 2020-12: kept as text, compiled once, or on demand.
 
+mod text;
+
+use self::text::TextRules;
 use crate::{error::Violation, json::NESTING_MAX};
 use arc_swap::ArcSwapOption;
 use jsonschema::{PatternOptions, Validator};
@@ -36,6 +39,8 @@ struct Inner {
     /// `true` and `{}` accept everything; checking them costs nothing.
     accepts_all: bool,
     validator: ArcSwapOption<Validator>,
+    /// The same for text, as far as it goes.
+    text: ArcSwapOption<TextRules>,
 }
 
 /// A schema; cheap to clone.
@@ -102,6 +107,7 @@ impl Schema {
             value,
             accepts_all,
             validator: ArcSwapOption::empty(),
+            text: ArcSwapOption::empty(),
         }))
     }
 
@@ -121,6 +127,8 @@ impl Schema {
     pub fn compile(&self) -> Result<(), SchemaError> {
         if !self.0.accepts_all && self.0.validator.load().is_none() {
             self.0.validator.store(Some(Arc::new(self.build()?)));
+            let rules = TextRules::of(&self.0.value).map(Arc::new);
+            self.0.text.store(rules);
         }
         Ok(())
     }
@@ -147,6 +155,7 @@ impl Schema {
     /// Gives the validator's memory back; the next check compiles again.
     pub(crate) fn forget(&self) {
         self.0.validator.store(None);
+        self.0.text.store(None);
     }
 
     fn build(&self) -> Result<Validator, SchemaError> {
@@ -174,6 +183,16 @@ impl Schema {
         let built = Arc::new(self.build().map_err(unusable)?);
         self.0.validator.store(Some(built.clone()));
         judge(&built, value)
+    }
+
+    /// Whether this is surely the JSON text of a value that [`Schema::check`]
+    /// accepts, nested no deeper than 64 levels. "No" says nothing: it may be
+    /// one all the same.
+    ///
+    /// Where it is one, no tree of values has to be made to know that.
+    pub(crate) fn accepts_text(&self, text: &[u8]) -> bool {
+        let rules = self.0.text.load();
+        rules.as_ref().is_some_and(|rules| rules.accept(text))
     }
 
     /// Checks `value` without keeping a validator that was not held before.

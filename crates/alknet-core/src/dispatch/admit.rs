@@ -95,7 +95,8 @@ impl Dispatcher {
         let deadline = self.deadline(call, spec)?;
         // Access to what the input names, and input schema.
         let input = std::mem::take(&mut call.input);
-        let input = self.check_input(&caller, &entry, input, record)?;
+        let is_keyed = call.idempotency_key.is_some();
+        let input = self.check_input(&caller, &entry, input, is_keyed, record)?;
         if spec.approve {
             return Err(needs_approval(call, spec));
         }
@@ -151,11 +152,20 @@ impl Dispatcher {
         caller: &Caller,
         entry: &Arc<Entry>,
         input: Input,
+        is_keyed: bool,
         record: &mut Record,
     ) -> Result<Input, CallError> {
         let (spec, is_own) = (entry.spec(), entry.peer().is_none());
         let names_resources = spec.access.names_resources();
         if !is_own && !names_resources {
+            return Ok(input);
+        }
+        // A key is kept with a hash of the value.
+        if !names_resources
+            && !is_keyed
+            && let Input::Json(text) = &input
+            && spec.input.accepts_text(text)
+        {
             return Ok(input);
         }
         let mut value = input.into_value()?;

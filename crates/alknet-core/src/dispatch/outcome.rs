@@ -35,6 +35,11 @@ impl Dispatcher {
             return Ok(output);
         }
         let spec = entry.spec();
+        if let Output::Json(text) = &output
+            && spec.output.accepts_text(text)
+        {
+            return Ok(output);
+        }
         let value = output
             .into_value()
             .map_err(|error| CallError::internal(call, &error))?;
