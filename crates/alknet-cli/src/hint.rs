@@ -47,7 +47,10 @@ impl Place {
 
     /// The node that decides about a step: the one before it.
     fn node_before(&self, step: usize) -> &str {
-        match step.checked_sub(1).and_then(|before| self.route.get(before)) {
+        match step
+            .checked_sub(1)
+            .and_then(|before| self.route.get(before))
+        {
             Some(RouteStep::Peer(peer)) => peer.as_str(),
             _ => &self.home,
         }

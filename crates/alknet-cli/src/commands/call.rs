@@ -126,9 +126,7 @@ impl Calling<'_> {
 
     /// A peer of the node at the end of this route that offers the operation.
     async fn some_peer(&self, at: &CallOptions) -> Option<String> {
-        let listed = self
-            .home
-            .call("services/list-peers", json!({}), at.clone());
+        let listed = self.home.call("services/list-peers", json!({}), at.clone());
         let reply = listed.await.ok()?;
         let offers = |peer: &&Value| {
             let names = peer.get("operations").and_then(Value::as_array);
