@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use std::{fmt, net::SocketAddr, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// The sending half of a stream.
+/// The sending half of a stream. Dropped before it finished, it resets the
+/// stream with code 0: a cut never looks like an end.
 #[async_trait]
 pub trait SendHalf: AsyncWrite + Send + Unpin + 'static {
     /// Ends the stream at once; what was not sent is discarded.

@@ -349,7 +349,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The sending half. Dropping it finishes the stream.
+/// The sending half. Dropping it before it finished resets the stream, as the
+/// one over QUIC does: a cut must not look like an end.
 struct MemorySend {
     pipe: Arc<Pipe>,
     announce: Option<Box<dyn FnOnce() + Send>>,
@@ -425,7 +426,10 @@ impl SendHalf for MemorySend {
 
 impl Drop for MemorySend {
     fn drop(&mut self) {
-        self.finish();
+        let is_finished = lock(&self.pipe.state).finished;
+        if !is_finished {
+            self.pipe.reset(0);
+        }
     }
 }
 
