@@ -392,13 +392,15 @@ fn bucket(text: &str) -> Option<String> {
 fn covers(held: &Held, name: &str) -> bool {
     match held.kind {
         _ if held.pattern == "*" => true,
-        ResourceKind::Net => match (held.pattern, name) {
-            ("10.0.0.0/8" | "10.1.2.3:80" | "[::ffff:10.0.0.0/104]:80", "10.1.2.3:80")
-            | ("*:22", "11.0.0.1:22")
-            | ("[::1]:80", "[::1]:80")
-            | ("127.0.0.0/8:1-90", "127.0.0.1:90") => true,
-            _ => false,
-        },
+        ResourceKind::Net => matches!(
+            (held.pattern, name),
+            (
+                "10.0.0.0/8" | "10.1.2.3:80" | "[::ffff:10.0.0.0/104]:80",
+                "10.1.2.3:80"
+            ) | ("*:22", "11.0.0.1:22")
+                | ("[::1]:80", "[::1]:80")
+                | ("127.0.0.0/8:1-90", "127.0.0.1:90")
+        ),
         ResourceKind::Command => match held.pattern.strip_suffix('*') {
             Some(start) => name.starts_with(start),
             None => name == held.pattern,

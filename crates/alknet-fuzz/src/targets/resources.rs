@@ -162,8 +162,8 @@ fn resources(data: &[u8]) {
         }
         ResourceKind::Net => net(&text, &canonical),
         ResourceKind::Command => {
-            if canonical.starts_with('/') {
-                let parts = models::parts(&canonical[1..], '/');
+            if let Some(path) = canonical.strip_prefix('/') {
+                let parts = models::parts(path, '/');
                 assert!(
                     parts
                         .iter()
