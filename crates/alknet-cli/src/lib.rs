@@ -12,6 +12,7 @@ mod app;
 mod channel;
 mod cli;
 mod commands;
+mod descriptors;
 mod duration;
 mod escapes;
 mod failure;

@@ -22,6 +22,9 @@ pub(crate) struct ChildSetup {
     /// session, and not just a new group.
     pub(crate) has_terminal: bool,
     pub(crate) memory_bytes_max: u64,
+    /// How many files it may open: a node may allow itself more than programs
+    /// expect.
+    pub(crate) descriptors: Rlimit,
     pub(crate) no_new_privileges: bool,
     pub(crate) identity: Option<ChildIdentity>,
 }
@@ -95,6 +98,7 @@ impl ChildSetup {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         limit(Resource::Core, 0)?;
         limit(Resource::Data, data_max)?;
+        setrlimit(Resource::Nofile, self.descriptors)?;
         #[cfg(target_os = "linux")]
         {
             use rustix::thread;

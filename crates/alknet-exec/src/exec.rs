@@ -13,7 +13,10 @@ use crate::{
     terminal_session::Session,
 };
 use alknet_core::{CallError, ErrorCode, ResourceKind, canonical_resource};
-use rustix::termios::Winsize;
+use rustix::{
+    process::{Resource, Rlimit, getrlimit},
+    termios::Winsize,
+};
 use std::{
     collections::BTreeMap,
     ffi::CString,
@@ -45,6 +48,8 @@ struct Inner {
     run_as: RunAs,
     login: Login,
     running: Arc<Semaphore>,
+    /// As this process had it when it began.
+    descriptors: Rlimit,
     reaper: Reaper,
 }
 
@@ -73,6 +78,7 @@ impl Exec {
             login: Login::of(&run_as, euid),
             run_as,
             running: Arc::new(Semaphore::new(config.processes_max)),
+            descriptors: getrlimit(Resource::Nofile),
             reaper: Reaper::start().map_err(ExecConfigError::Thread)?,
             config,
         })))
@@ -173,6 +179,7 @@ impl Exec {
             cwd_otherwise: launch.may_start_elsewhere.then(|| c"/".to_owned()),
             has_terminal,
             memory_bytes_max: self.0.config.memory_bytes_max,
+            descriptors: self.0.descriptors,
             no_new_privileges: self.0.config.no_new_privileges,
             identity: switched
                 .map(|(account, _)| ChildIdentity::new(account.uid, account.gid, &account.groups)),

@@ -14,6 +14,7 @@ use self::{
 use crate::{
     app::App,
     commands::call::{Failed, parse_on},
+    descriptors,
     failure::{Exit, Failure},
     hint::Place,
     node_access::{CallError, CallOptions, Home, Route, RouteStep},
@@ -63,7 +64,7 @@ pub(crate) struct ForwardArgs {
 }
 
 pub(crate) async fn run(app: &App, args: ForwardArgs) -> Result<Exit, Failure> {
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     let home = app.home().await?;
     let peer = match args.on.as_slice() {
         [] => ":".to_owned(),
@@ -212,14 +213,4 @@ fn is_no_operation(error: &CallError) -> bool {
         .details
         .as_deref()
         .is_some_and(|details| details.get("operation").or(details.get("peer")).is_some())
-}
-
-/// Each connection takes a descriptor here; what the system allows by default
-/// is for programs with few.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // As many as there may be, then.
-    let _ = setrlimit(Resource::Nofile, limit);
 }

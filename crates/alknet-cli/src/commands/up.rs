@@ -3,6 +3,7 @@
 use crate::{
     app::App,
     commands::{detach, filter, greeting, init, settings},
+    descriptors,
     failure::{Exit, Failure},
     node_access::{self, Launch, LogBuffer, RelaySetting, RunningNode},
     prompt,
@@ -94,6 +95,8 @@ pub(crate) async fn run(app: &App, args: UpArgs) -> Result<Exit, Failure> {
         node = RunningNode::start(launch) => node?,
         exit = stop.next() => return Ok(exit),
     };
+    // Not before: programs get what this process was given.
+    descriptors::raise_limit();
     // A reader that has left missed the greeting; the node goes on.
     match greeting::print(app, &node.status()) {
         Err(failure) if !failure.is_silent() => {

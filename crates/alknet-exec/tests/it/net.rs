@@ -251,3 +251,17 @@ async fn a_hundred_connections_leave_nothing_behind() {
     crate::support::eventually("no connection is left", || gate.net.connections() == 0).await;
     crate::support::eventually("no call is in flight", || gate.door.in_flight() == 0).await;
 }
+
+/// A node that carries many connections allows itself many descriptors;
+/// programs get what it was given.
+#[tokio::test]
+async fn programs_have_the_descriptors_that_the_node_began_with() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let began = getrlimit(Resource::Nofile);
+    let door = crate::support::shell_door();
+    let mut now = began;
+    now.current = began.current.map(|current| current - 1);
+    setrlimit(Resource::Nofile, now).unwrap();
+    let said = crate::support::exec_argv(&door, &["sh", "-c", "ulimit -n"]).await;
+    assert_eq!(said.text().trim(), began.current.unwrap().to_string());
+}
