@@ -120,9 +120,13 @@ fn config(data: &[u8]) {
             ));
         }
     };
-    let written = toml::to_string(&config).expect("a configuration can be written");
-    let again = Config::parse(&written, path);
-    assert_eq!(again.ok().as_ref(), Some(&config), "{written}");
+    // TOML has `inf` and `nan`, of which JSON makes null, which TOML has not.
+    let json = serde_json::to_value(&config).expect("plain data");
+    if !json.to_string().contains("null") {
+        let written = toml::to_string(&config).expect("a configuration can be written");
+        let again = Config::parse(&written, path);
+        assert_eq!(again.ok().as_ref(), Some(&config), "{written}");
+    }
     note((
         config.roles.len(),
         config.operations.len(),
