@@ -139,6 +139,13 @@ mod tests {
         assert!(in_turn(Vec::new(), 80).is_empty());
     }
 
+    #[test]
+    fn sixteen_addresses_of_a_name_are_looked_at() {
+        let many = |count: u8| (1..=count).map(|n| ([1, 1, 1, n], 80).into()).collect();
+        assert_eq!(in_turn(many(16), 80).len(), 16);
+        assert_eq!(in_turn(many(17), 80), many(16));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_address_that_never_answers_leaves_time_for_the_others() {
         let all = addresses(&["1.1.1.1:9", "1.1.1.2:9", "1.1.1.3:9"]);

@@ -26,6 +26,9 @@ const GRANTS: [&str; 4] = [
     "net:127.0.0.1=listen",
 ];
 
+/// Processes that are killed are noticed soon.
+const QUICK: &str = "[limits]\nidle_ms = 3000\n";
+
 /// A forward that runs, and its ports in the order in which they were named.
 struct Forward {
     running: Running,
@@ -466,6 +469,74 @@ fn a_connection_that_fails_is_one_line_with_its_code() {
     forward.said(&format!("-> {target}: failed to connect from here"));
 }
 
+/// The hub lets `laptop` through to `nas`, and `nas` decides about the hub.
+#[test]
+fn ports_of_a_node_behind_another_are_forwarded_too() {
+    let pair = Pair::start("");
+    let nas = Node::start("nas", "");
+    let ticket = nas.cli(&["invite", "-q"]).exits(0).stdout;
+    pair.home.feed(&["join", "-"], ticket.as_bytes()).exits(0);
+    pair.home.connected("nas");
+    let target = serve(echo);
+    let port = format!("0:{target}");
+    let refused = ["forward", "home/nas", "-L", &port];
+    let said = pair.laptop.cli(&refused).exits(4);
+    let hint = "hint: on `home`: alknet grant laptop peer:nas=net/dial\n";
+    assert!(said.stderr.ends_with(hint), "{said:?}");
+    pair.home
+        .cli(&["grant", "laptop", "peer:nas=net/*"])
+        .exits(0);
+    let said = pair.laptop.cli(&refused).exits(4);
+    assert!(
+        said.stderr.contains("hint: on `nas`: alknet grant home"),
+        "{said:?}"
+    );
+    nas.cli(&[&["grant", "home"], &GRANTS[..]].concat())
+        .exits(0);
+    for direction in ["-L", "-R"] {
+        let forward = Forward::start(&pair.laptop, "home/nas", &[direction, &port]);
+        assert_eq!(forward.lines[0]["peer"], "home/nas");
+        let mut stream = connect(forward.port());
+        echoes(&mut stream, "hello").unwrap();
+    }
+}
+
+#[test]
+fn a_peer_is_dialled_now_or_it_is_said_why_not() {
+    let mut pair = Pair::start("");
+    let dial = [
+        "call",
+        "peers/dial",
+        "peer=home",
+        "timeout_ms=500",
+        "--json",
+    ];
+    let linked = pair.laptop.cli(&dial).exits(0).json();
+    assert_eq!(linked["state"], "connected");
+    pair.home.stop();
+    eventually("the link is gone", || {
+        (pair.laptop.peer("home")["connected"] == false).then_some(())
+    });
+    let said = pair.laptop.cli(&dial).exits(3);
+    assert!(
+        said.stderr.contains("peer `home` is not connected: "),
+        "{said:?}"
+    );
+    pair.home.restart();
+    let patient = [
+        "call",
+        "peers/dial",
+        "peer=home",
+        "timeout_ms=60000",
+        "--json",
+    ];
+    let linked = pair.laptop.cli(&patient).exits(0).json();
+    assert_eq!(linked["state"], "connected");
+    let unknown = ["call", "peers/dial", "peer=hoem"];
+    let said = pair.laptop.cli(&unknown).exits(1);
+    assert!(said.stderr.contains("did you mean `home`?"), "{said:?}");
+}
+
 /// What a process holds, as the system sees it.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
@@ -574,7 +645,7 @@ fn a_thousand_connections_are_open_at_once_and_leave_nothing_behind() {
 
 #[test]
 fn a_forward_that_is_killed_leaves_nothing_behind() {
-    let pair = pair("");
+    let pair = pair(QUICK);
     let [home, laptop] = settled(&pair);
     let target = serve(echo);
     for direction in ["-L", "-R"] {
@@ -591,9 +662,6 @@ fn a_forward_that_is_killed_leaves_nothing_behind() {
         assert!(TcpStream::connect(forward.port()).is_err(), "{direction}");
     }
 }
-
-/// Killed nodes are noticed sooner than people would want.
-const QUICK: &str = "[limits]\nidle_ms = 3000\n";
 
 #[test]
 fn slow_a_peer_that_is_killed_under_load_comes_back_and_so_do_the_ports() {
