@@ -48,6 +48,8 @@ impl NewPty {
         // Without NOCTTY a node that leads a session would make it its own.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | CLOSE_ON_EXEC;
         let master = openpt(flags)?;
+        // Where the flag does not exist.
+        rustix::io::fcntl_setfd(&master, rustix::io::FdFlags::CLOEXEC)?;
         grantpt(&master)?;
         unlockpt(&master)?;
         let path = ptsname(&master, Vec::new())?;

@@ -178,6 +178,8 @@ mod tests {
             ("ONLCR", 0),
             ("VINTR", 11),
             ("VSUSP", 255),
+            // Where a terminal has but one speed, the two are one.
+            ("TTY_OP_ISPEED", 9600),
             ("TTY_OP_OSPEED", 9600),
         ]);
         let after = with(&changed);

@@ -11,3 +11,6 @@ mod net_vetting;
 mod shell;
 mod support;
 mod terminal;
+mod terminal_access;
+mod terminal_end;
+mod terminal_support;
