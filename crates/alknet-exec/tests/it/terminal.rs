@@ -1,7 +1,7 @@
 //! `shell/open`: what a program finds, and what passes through a terminal.
 
 use crate::{support::*, terminal_support::*};
-use alknet_core::{ChannelCall, Dispatcher, ErrorCode};
+use alknet_core::{ChannelCall, ErrorCode};
 use bytes::Bytes;
 use serde_json::json;
 use std::time::{Duration, Instant};
