@@ -13,6 +13,10 @@ use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -273,7 +277,9 @@ fn ends_stay_ends_and_breaks_stay_breaks_each_way() {
 fn a_stalled_connection_delays_no_other() {
     let pair = pair("");
     // Floods whoever asks for it.
-    let target = serve(|mut stream| {
+    let flooded = Arc::new(AtomicU64::new(0));
+    let written = flooded.clone();
+    let target = serve(move |mut stream| {
         let mut word = [0; 5];
         if stream.read_exact(&mut word).is_err() {
             return;
@@ -281,7 +287,9 @@ fn a_stalled_connection_delays_no_other() {
         if &word != b"flood" {
             return echo(stream);
         }
-        while stream.write_all(&[7; 65536]).is_ok() {}
+        while let Ok(len) = stream.write(&[7; 16384]) {
+            written.fetch_add(len as u64, Ordering::Relaxed);
+        }
     });
     both_ways(&pair, target, |direction, port| {
         let mut stalled: Vec<TcpStream> = (0..4).map(|_| connect(port)).collect();
@@ -290,6 +298,12 @@ fn a_stalled_connection_delays_no_other() {
             // It flows, and then nobody reads.
             stream.read_exact(&mut [0; 5]).unwrap();
         }
+        // Every window on the way is full.
+        eventually("nothing flows any more", || {
+            let before = flooded.load(Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(500));
+            (flooded.load(Ordering::Relaxed) == before).then_some(())
+        });
         let mut other = connect(port);
         other.write_all(b"other").unwrap();
         let mut slowest = Duration::ZERO;
