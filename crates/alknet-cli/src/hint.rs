@@ -75,7 +75,8 @@ pub(crate) fn explain(error: &CallError, place: &Place) -> Failure {
     if error.is(ErrorCode::Forbidden) {
         let refused_by = refused_by(error, place);
         failure.message = placed(&error.message, &refused_by);
-        return failure.hint_if(grant_hint(error, &refused_by));
+        let hint = grant_hint(error, &refused_by).or_else(|| input_hint(error, place));
+        return failure.hint_if(hint);
     }
     if let Some(message) = violations(error).or_else(|| not_offered(error, place)) {
         failure.message = message;
@@ -154,6 +155,20 @@ fn grant_hint(error: &CallError, node: &str) -> Option<String> {
     })
 }
 
+/// The input names no resource where the rule looks for one: no grant helps.
+fn input_hint(error: &CallError, place: &Place) -> Option<String> {
+    text(error, "/missing/pointer").and_then(|_| describe_hint(place))
+}
+
+fn describe_hint(place: &Place) -> Option<String> {
+    let name = Some(&place.operation).filter(|name| !name.is_empty())?;
+    Some(format!(
+        "alknet ops describe {}{}",
+        quote(name),
+        place.on()
+    ))
+}
+
 fn hint(error: &CallError, place: &Place) -> Option<String> {
     if let Some(near) = suggestions(error) {
         return Some(near);
@@ -167,11 +182,7 @@ fn hint(error: &CallError, place: &Place) -> Option<String> {
             let peer = text(error, "/peer").unwrap_or_default();
             Some(peers_of(place, peer))
         }
-        ErrorCode::InvalidInput if !place.operation.is_empty() => Some(format!(
-            "alknet ops describe {}{}",
-            quote(&place.operation),
-            place.on()
-        )),
+        ErrorCode::InvalidInput => describe_hint(place),
         ErrorCode::Timeout if !place.operation.is_empty() => {
             Some("`--timeout 5m` gives it longer".into())
         }
@@ -277,11 +288,33 @@ mod tests {
             "error: `bob` may not call `deploy/restart` on `home`: missing scope `deploy:write`\n\
              hint: on `home`: alknet grant bob deploy/restart",
         );
+        // The least that helps, where the rule names resources too.
+        check(
+            forbidden("deploy:write", scopes.clone()),
+            "",
+            "error: `bob` may not call `deploy/restart` on `home`: missing scope `deploy:write`\n\
+             hint: on `home`: alknet grant bob deploy:write",
+        );
         check(
             forbidden("deploy/restart", scopes),
             "nas",
             "error: `bob` may not call `deploy/restart` on `nas`: missing scope `deploy:write`\n\
              hint: on `nas`: alknet grant bob deploy/restart",
+        );
+    }
+
+    #[test]
+    fn an_input_that_names_nothing_is_no_matter_of_grants() {
+        let error = CallError::new(
+            ErrorCode::Forbidden,
+            "`bob` may not call `fs/x`: missing resource: the input has no text at `/file`",
+        )
+        .with_details(json!({ "caller": "bob", "missing": { "pointer": "/file" } }));
+        check(
+            error,
+            "",
+            "error: `bob` may not call `fs/x` on `home`: missing resource: the input has no text at `/file`\n\
+             hint: alknet ops describe deploy/restart",
         );
     }
 

@@ -22,8 +22,11 @@ const SOME: char = '…';
 
 /// What the gate looks at beside the caller and the operation.
 pub(crate) enum Ask<'a> {
-    /// Could this caller call it with some input? For listings.
+    /// Could this caller call it with some input? For listings and permits.
     Probe,
+    /// May it call it, as far as the input has no say? A call is asked about
+    /// again with its input, and only then told which resource is missing.
+    Enter,
     /// May it call it with this input? Resources in it become canonical.
     Input(&'a mut Value),
 }
@@ -93,6 +96,7 @@ pub(crate) fn gate(
     }
     match ask {
         Ask::Probe => probe_resources(caller, rule, whole),
+        Ask::Enter => Decision::Allow(Vec::new()),
         Ask::Input(input) => check_resources(caller, rule, whole, input, owners),
     }
 }
@@ -310,6 +314,17 @@ pub(crate) fn step(
         || caller.identity().resources.holds(kind, action, canonical)
 }
 
+/// Whether a permit for `entry` may stand for this action on resources of this
+/// kind: one that its own rule names, or any if the rule says nothing of the
+/// kind.
+pub(crate) fn is_own_action(entry: &Entry, kind: ResourceKind, action: &str) -> bool {
+    let Access::Rule(rule) = &entry.spec().access else {
+        return true;
+    };
+    let mut of_kind = rule.resources.iter().filter(|rule| rule.kind == kind);
+    of_kind.clone().next().is_none() || of_kind.any(|rule| rule.action == action)
+}
+
 /// What the caller is told. Internal operations do not exist; an anonymous
 /// caller learns nothing; a known one learns what is missing.
 pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Option<CallError> {
@@ -320,8 +335,10 @@ pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Opt
     let grant = grant_for(&decision, entry);
     let forbidden = |missing: String, details: Value| {
         let message = format!("`{}` may not call `{name}`: missing {missing}", caller.id());
-        let full =
-            json!({ "caller": caller.id(), "operation": name, "missing": details, "grant": grant });
+        let mut full = json!({ "caller": caller.id(), "operation": name, "missing": details });
+        if let Some(grant) = &grant {
+            full["grant"] = json!(grant);
+        }
         CallError::new(ErrorCode::Forbidden, message).with_details(full)
     };
     Some(match decision {
@@ -347,15 +364,20 @@ pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Opt
     })
 }
 
-/// What to grant, as it is written on the command line: the resource that is
-/// missing, or the operation with all that its rule asks for.
-fn grant_for(decision: &Decision, entry: &Entry) -> String {
-    let name = &entry.spec().name;
-    match (decision, entry.way()) {
-        (Decision::MissingResource(resource), _) if !resource.contains(SOME) => resource.clone(),
-        (Decision::MissingScope(scopes), Some(_)) if !scopes.is_empty() => scopes[0].to_string(),
-        (_, Some(way)) => way_resource(way, name),
-        (_, None) => name.to_string(),
+/// The least that helps, as it is written on the command line; `None` if no
+/// grant does, or if nobody knows yet which.
+fn grant_for(decision: &Decision, entry: &Entry) -> Option<String> {
+    let spec = entry.spec();
+    match decision {
+        Decision::MissingResource(resource) if !resource.contains(SOME) => Some(resource.clone()),
+        // A grant of the whole operation would give every resource as well.
+        Decision::MissingScope(scopes)
+            if entry.way().is_some() || spec.access.names_resources() =>
+        {
+            scopes.first().map(ToString::to_string)
+        }
+        Decision::MissingScope(_) => Some(spec.name.to_string()),
+        _ => None,
     }
 }
 

@@ -3,7 +3,9 @@
 use crate::{
     dispatch::Dispatcher,
     error::{CallError, ErrorCode},
-    gate::{Ask, RefusedAddress, gate, refusal, step, step_resolved, unauthenticated},
+    gate::{
+        Ask, RefusedAddress, gate, is_own_action, refusal, step, step_resolved, unauthenticated,
+    },
     identity::Caller,
     registry::Entry,
     resource::{AddressClass, ResourceKind, canonical_resource, name_in},
@@ -34,6 +36,22 @@ impl Permit {
     ///
     /// `FORBIDDEN` with what is missing, `INVALID_INPUT` if the text is no
     /// resource, `UNAUTHENTICATED` if the caller is no longer known.
+    ///
+    /// # What it covers
+    ///
+    /// A permit is for one operation, and stands for what that operation does:
+    ///
+    /// * An `action` that the operation's own rule names for this kind passes
+    ///   as in a call: the resource is held; or the whole operation was
+    ///   granted, or the rule lets owners through and the caller is one, and
+    ///   nothing denies it.
+    /// * Any other action on a kind that the rule names is `FORBIDDEN`, even
+    ///   if the caller holds the resource with it: it may lack the scope of
+    ///   the operation that does it. Ask for a permit of that operation.
+    /// * Of a kind that the rule does not name, the resource must be held with
+    ///   the action; a grant of the whole operation does not cover it.
+    ///
+    /// Steps leave no row in the audit log; the permit itself does.
     pub fn check(
         &self,
         action: &str,
@@ -41,6 +59,7 @@ impl Permit {
         resource: &str,
     ) -> Result<String, CallError> {
         let caller = self.caller()?;
+        self.check_action(&caller, kind, action)?;
         let canonical = canonical_resource(kind, resource)
             .map_err(|error| CallError::invalid_field("", error.to_string()))?;
         let owners = self.door.owners();
@@ -79,6 +98,7 @@ impl Permit {
         address: SocketAddr,
     ) -> Result<(), CallError> {
         let caller = self.caller()?;
+        self.check_action(&caller, ResourceKind::Net, action)?;
         let owners = self.door.owners();
         let decided = step_resolved(&caller, &self.entry, action, asked, address, owners);
         let Err(refused) = decided else {
@@ -104,6 +124,26 @@ impl Permit {
         };
         let message = format!("`{id}` may not {action} {what}: {why}");
         Err(CallError::new(ErrorCode::Forbidden, message).with_details(details))
+    }
+
+    /// Refuses what another operation does.
+    fn check_action(
+        &self,
+        caller: &Caller,
+        kind: ResourceKind,
+        action: &str,
+    ) -> Result<(), CallError> {
+        if is_own_action(&self.entry, kind, action) {
+            return Ok(());
+        }
+        if !caller.is_authenticated() {
+            return Err(unauthenticated());
+        }
+        let (id, name) = (caller.id(), &self.entry.spec().name);
+        let message =
+            format!("`{id}` may not {action} a {kind} with a permit for `{name}`, which does not");
+        Err(CallError::new(ErrorCode::Forbidden, message)
+            .with_details(json!({ "caller": id, "operation": name, "action": action })))
     }
 
     /// Checks now and at every change of grants; resolves with the first

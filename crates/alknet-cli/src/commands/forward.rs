@@ -173,28 +173,12 @@ async fn check_dial(side: &Side, target: &str) -> Result<(), Failed> {
     let input = json!({ "address": target, "check_only": true });
     match side.opener.open("net/dial", &input).await {
         Ok(_) => Ok(()),
-        Err(error) if error.protocol_code().is_some() => Err(about(error, target).into()),
+        Err(error) if error.protocol_code().is_some() => Err(error.into()),
         Err(error) => {
             side.report(&format!("{target} on {}", side.peer), target, &error);
             Ok(())
         }
     }
-}
-
-/// The peer refuses whoever holds no address at all before it looks at the
-/// input; here it is known which one is missing.
-fn about(error: CallError, address: &str) -> CallError {
-    let details = error.details.as_deref();
-    let missing = details.and_then(|details| details.pointer("/missing/resource")?.as_str());
-    let Some(missing) = missing.filter(|missing| missing.starts_with("net:…")) else {
-        return error;
-    };
-    let named = missing.replace('…', address);
-    let mut told = details.cloned().unwrap_or_default();
-    told["missing"]["resource"] = json!(named);
-    told["grant"] = json!(named);
-    let message = error.message.replace(missing, &named);
-    CallError { message, ..error }.with_details(told)
 }
 
 /// A connection that nobody announced is not found by whoever may ask.

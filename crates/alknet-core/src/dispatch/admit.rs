@@ -78,7 +78,7 @@ impl Dispatcher {
         let spec = entry.spec();
         // Visibility, and access as far as it can be known without the input: a
         // caller without the right learns nothing from how its input is read.
-        self.allow(&caller, &entry, Ask::Probe)?;
+        self.allow(&caller, &entry, Ask::Enter)?;
         if !expect.fits(spec.kind) {
             return Err(wrong_kind(spec));
         }

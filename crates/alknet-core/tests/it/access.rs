@@ -334,7 +334,7 @@ async fn a_refusal_names_what_is_missing_and_what_to_grant() {
     );
     assert_eq!(
         *told.details.unwrap(),
-        json!({ "caller": "bob", "operation": "demo/thing", "missing": { "scopes": ["fs:read"] }, "grant": "demo/thing" })
+        json!({ "caller": "bob", "operation": "demo/thing", "missing": { "scopes": ["fs:read"] }, "grant": "fs:read" })
     );
     let bob = world.caller("bob", &["fs:read", "bucket:www/**=read"]);
     let told = fails(

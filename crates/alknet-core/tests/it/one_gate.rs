@@ -321,7 +321,8 @@ impl Walk {
         if refused.code == "FORBIDDEN" {
             let details = refused.details.as_ref().unwrap();
             assert!(
-                details["missing"].is_object() && details["grant"].is_string(),
+                details["missing"].is_object()
+                    && (details["grant"].is_string() || details["missing"]["pointer"].is_string()),
                 "{details}"
             );
         }

@@ -74,6 +74,26 @@ async fn a_grant_of_the_operation_covers_its_own_steps_and_no_denied_one() {
     );
 }
 
+#[tokio::test]
+async fn a_permit_stands_for_the_actions_of_its_own_operation_alone() {
+    let world = World::new(vec![reads()]);
+    let bob = world.caller("bob", &["fs:read", "bucket:**=*", "topic:news=read"]);
+    let permit = world.door.authorize(&bob, "fs/read").unwrap();
+    // Held as a resource; what writes takes a scope that is not.
+    let told = fails(permit.check("write", Bucket, "www/a"), ErrorCode::Forbidden);
+    assert_eq!(
+        told.message,
+        "`bob` may not write a bucket with a permit for `fs/read`, which does not"
+    );
+    assert!(told.details.unwrap().get("grant").is_none());
+    // Of what the rule does not speak, the resource itself decides.
+    permit.check("read", ResourceKind::Topic, "news").unwrap();
+    fails(
+        permit.check("write", ResourceKind::Topic, "news"),
+        ErrorCode::Forbidden,
+    );
+}
+
 struct Bob;
 impl OwnershipProvider for Bob {
     fn owns(&self, owner: &PeerId, _: ResourceKind, resource: &str) -> bool {

@@ -87,7 +87,7 @@ fn without_a_grant_each_kind_is_refused_naming_what_is_missing() {
             said.stderr,
             format!(
                 "error: FORBIDDEN: `{who}` may not call `shell/exec` on `{on}`: missing scope `shell:exec`\n\
-                 hint: on `{on}`: alknet grant {who} shell/exec\n"
+                 hint: on `{on}`: alknet grant {who} shell:exec\n"
             )
         );
         assert!(!trace.exists(), "something ran");

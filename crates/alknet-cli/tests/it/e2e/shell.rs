@@ -467,7 +467,7 @@ fn without_a_grant_nothing_opens_and_the_hint_says_what_is_missing() {
     assert_eq!(
         refused(&["shell", "home"]),
         "error: FORBIDDEN: `laptop` may not call `shell/open` on `home`: missing scope `shell:open`\n\
-         hint: on `home`: alknet grant laptop shell/open\n"
+         hint: on `home`: alknet grant laptop shell:open\n"
     );
     let shell = Path::new("/bin/sh");
     assert!(shell.exists());
