@@ -3,6 +3,7 @@
 use super::harness::{Node, eventually};
 use crate::program::{PATIENCE, wait};
 use rustix::{
+    fs::{Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
 };
@@ -27,7 +28,9 @@ pub(crate) struct Seat {
 
 impl Seat {
     pub(crate) fn start(mut command: Command) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        // Programs of other tests must not inherit it.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let size = Winsize {
@@ -40,9 +43,8 @@ impl Seat {
         let name = ptsname(&master, Vec::new()).unwrap();
         let path = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
         let open = || {
-            let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
-            let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
-            File::from(file.unwrap())
+            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+            File::from(rustix::fs::open(path, flags, Mode::empty()).unwrap())
         };
         let child = command
             .stdin(open())

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use std::{
     fs,
     path::Path,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,10 +20,15 @@ const ENDED: &str = "the shell there was ended";
 /// The shell of these tests: no file of whoever runs them is read or written.
 const BASH: [&str; 4] = ["--", "bash", "--norc", "--noprofile"];
 
-/// Programs of this test can be told from those of tests that run beside it:
-/// they sleep for a time of its own.
+/// Programs of this test can be told from those of tests that run beside it,
+/// in this process or another: they sleep for a time of its own.
 fn sleep(n: u32) -> String {
-    format!("sleep {}", std::process::id() * 100 + n)
+    static TESTS: AtomicU32 = AtomicU32::new(0);
+    thread_local! {
+        static TEST: u32 = TESTS.fetch_add(1, Ordering::Relaxed);
+    }
+    let test = TEST.with(|test| *test);
+    format!("sleep {}{test:02}{n}", std::process::id())
 }
 
 /// Processes of this machine that sleep so.
