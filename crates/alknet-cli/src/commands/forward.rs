@@ -49,8 +49,7 @@ pub(crate) struct ForwardArgs {
         short = 'L',
         long = "local",
         value_name = "[BIND:]PORT:HOST:PORT",
-        value_parser = parse_spec,
-        required_unless_present = "remote"
+        value_parser = parse_spec
     )]
     local: Vec<ForwardSpec>,
     /// Listens on the peer, connects from here; may be repeated
@@ -64,6 +63,10 @@ pub(crate) struct ForwardArgs {
 }
 
 pub(crate) async fn run(app: &App, args: ForwardArgs) -> Result<Exit, Failure> {
+    if args.local.is_empty() && args.remote.is_empty() {
+        let message = "nothing to forward: give a port with -L, or with -R";
+        return Err(Failure::usage(message).hint("alknet forward --help"));
+    }
     descriptors::raise_limit();
     let home = app.home().await?;
     let peer = match args.on.as_slice() {
@@ -160,9 +163,7 @@ async fn start(home: &Home, side: &Arc<Side>, args: ForwardArgs) -> Result<Vec<P
         check_accept(side).await?;
     }
     for spec in args.remote {
-        let asked = spec.listen.to_string();
-        let opened = Remote::open(spec, side).await;
-        ports.push(Port::Remote(opened.map_err(|error| about(error, &asked))?));
+        ports.push(Port::Remote(Remote::open(spec, side).await?));
     }
     Ok(ports)
 }
@@ -175,7 +176,7 @@ async fn check_dial(side: &Side, target: &str) -> Result<(), Failed> {
         Ok(_) => Ok(()),
         Err(error) if error.protocol_code().is_some() => Err(error.into()),
         Err(error) => {
-            side.report(&format!("{target} on {}", side.peer), target, &error);
+            side.report(&format!("{target} on {}", side.peer), &error);
             Ok(())
         }
     }

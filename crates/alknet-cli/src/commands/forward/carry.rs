@@ -1,6 +1,5 @@
 //! What all ports of a forward share: the peer, and how connections end.
 
-use super::about;
 use crate::{
     failure::Failure,
     hint::{Place, explain},
@@ -54,9 +53,8 @@ impl Side {
         }
     }
 
-    /// One line for one connection to, or listener at, an address.
-    pub(super) fn report(&self, what: &str, address: &str, error: &CallError) {
-        let error = &about(error.clone(), address);
+    /// One line for one connection, or listener.
+    pub(super) fn report(&self, what: &str, error: &CallError) {
         if is_unlinked(error) {
             self.unlinked.notify_one();
         }
@@ -100,13 +98,7 @@ impl Side {
     }
 
     /// Carries one connection through an open channel until both have ended.
-    pub(super) async fn carry(
-        &self,
-        what: &str,
-        address: &str,
-        stream: TcpStream,
-        call: ChannelCall,
-    ) {
+    pub(super) async fn carry(&self, what: &str, stream: TcpStream, call: ChannelCall) {
         // Only a matter of speed.
         let _ = stream.set_nodelay(true);
         let ChannelCall { channel, done, .. } = call;
@@ -123,7 +115,7 @@ impl Side {
             Some(error) if error.code == "CONNECTION_RESET" => {
                 tracing::debug!(%error, "{what}: reset on the other side");
             }
-            Some(error) => self.report(what, address, &error),
+            Some(error) => self.report(what, &error),
         }
     }
 }

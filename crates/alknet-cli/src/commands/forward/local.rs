@@ -65,10 +65,10 @@ async fn forward(side: &Side, target: &str, stream: TcpStream, from: SocketAddr)
     let what = format!("{from} -> {target} on {}", side.peer);
     let input = json!({ "address": target });
     match side.opener.open("net/dial", &input).await {
-        Ok(call) => side.carry(&what, target, stream, call).await,
+        Ok(call) => side.carry(&what, stream, call).await,
         Err(error) => {
             reset(stream);
-            side.report(&what, target, &error);
+            side.report(&what, &error);
         }
     }
 }

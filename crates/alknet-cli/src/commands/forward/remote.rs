@@ -52,9 +52,9 @@ impl Remote {
         } = self;
         let mut connections = JoinSet::new();
         loop {
-            let why = announcements(&side, &spec, &address, call, &mut connections).await;
+            let why = announcements(&side, &spec, call, &mut connections).await;
             let what = format!("{address} on {} no longer listens", side.peer);
-            side.report(&what, &address, &why);
+            side.report(&what, &why);
             (call, address) = again(&side, &spec, &address, &mut connections).await;
             let target = &spec.target;
             side.out.say(&format!(
@@ -69,7 +69,6 @@ impl Remote {
 async fn announcements(
     side: &Arc<Side>,
     spec: &ForwardSpec,
-    address: &str,
     call: ChannelCall,
     connections: &mut JoinSet<()>,
 ) -> CallError {
@@ -83,8 +82,7 @@ async fn announcements(
             control = announced.recv() => match control.map(serde_json::from_value) {
                 Some(Ok(came)) => {
                     let (side, target) = (side.clone(), spec.target.clone());
-                    let address = address.to_owned();
-                    connections.spawn(async move { forward(&side, &address, &target, came).await });
+                    connections.spawn(async move { forward(&side, &target, came).await });
                 }
                 // Not for us.
                 Some(Err(error)) => tracing::debug!(%error, "an announcement makes no sense"),
@@ -129,7 +127,7 @@ async fn again(
         };
         if told.as_ref() != Some(&error.code) {
             let what = format!("listening at {before} on {} again", side.peer);
-            side.report(&what, before, &error);
+            side.report(&what, &error);
             told = Some(error.code);
         }
     }
@@ -156,8 +154,7 @@ fn is_gone(error: &CallError) -> bool {
     error.is(ErrorCode::Unavailable) || error.is(ErrorCode::Lost)
 }
 
-/// `address` is where it came, in case that right is taken.
-async fn forward(side: &Side, address: &str, target: &str, came: Announced) {
+async fn forward(side: &Side, target: &str, came: Announced) {
     let what = format!("{} on {} -> {target}", came.from, side.peer);
     let input = json!({ "connection": came.connection });
     // Both at once: who waits there does not wait for long.
@@ -166,8 +163,8 @@ async fn forward(side: &Side, address: &str, target: &str, came: Announced) {
     let (taken, connected) = tokio::join!(taking, connecting);
     let connected = connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
     match (taken, connected) {
-        (Ok(call), Ok(stream)) => side.carry(&what, address, stream, call).await,
-        (Err(error), _) => side.report(&what, address, &error),
+        (Ok(call), Ok(stream)) => side.carry(&what, stream, call).await,
+        (Err(error), _) => side.report(&what, &error),
         // To drop the call resets the connection there.
         (Ok(_), Err(error)) => side
             .out
