@@ -4,6 +4,7 @@
 
 mod operations;
 mod protocol;
+mod serve;
 
 use std::{
     io::Read,
@@ -158,7 +159,8 @@ fn no_example_is_left_out() {
             "embed.rs",
             "operations.rs",
             "protocol.rs",
-            "remote.rs"
+            "remote.rs",
+            "serve.rs"
         ]
     );
 }

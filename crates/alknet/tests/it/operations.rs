@@ -1,7 +1,7 @@
 //! The notebook's operations, called through the door: no node, no network.
 
 use alknet::{
-    Call, CallError, Caller, Credential, Dispatcher, ErrorCode, Identity, Interaction,
+    Call, CallError, Caller, Client, Credential, Dispatcher, ErrorCode, Identity, Interaction,
     InteractionEvent, PeerId, Registry, StaticIdentities,
 };
 use futures::StreamExt;
@@ -142,6 +142,20 @@ async fn a_follower_sees_old_and_new_notes() {
     door.peer("bob", &[]);
     let end = notes.next().await.unwrap().unwrap_err();
     assert!(end.is(ErrorCode::Forbidden), "{end}");
+}
+
+#[tokio::test]
+async fn a_client_at_the_door_hears_what_is_written_later() {
+    let door = Door::new();
+    let client = Client::local(door.door.clone(), door.peer("bob", WRITER));
+    let book = json!({ "book": "home/garden" });
+    let mut notes = client
+        .subscribe::<_, Note>("notes/follow", &book)
+        .await
+        .unwrap();
+    let new = json!({ "book": "home/garden", "text": "dig" });
+    let added: Note = client.call("notes/add", &new).await.unwrap();
+    assert_eq!(notes.next().await.unwrap().unwrap(), added);
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The line protocol over a connection in memory: no node, no network.
+//! The line protocol over a connection in memory, without a node or a network;
+//! and what a node sees that dials it.
 
 use alknet::{
     Caller, Credential, Dispatcher, Identity, PeerId, Registry, StaticIdentities,
@@ -133,4 +134,34 @@ async fn the_connection_is_closed_when_the_node_stops() {
     served.door.begin_drain();
     assert_eq!(peer.closed().await.reason, "the node stops");
     served.serving.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dialler_sees_that_nobody_serves_it_and_that_it_is_not_let_in() {
+    let place = tempfile::tempdir().unwrap();
+    let node = |name: &str| {
+        let node = alknet::Node::builder().name(name).relays(["none"]);
+        node.data_dir(place.path().join(name))
+            .bind("127.0.0.1:0".parse().unwrap())
+    };
+    let texts = Texts::default();
+    let home = node("home").operation(read(texts.clone()));
+    let home = home.handler(Arc::new(LineProtocol { texts }));
+    let (home, laptop) = tokio::try_join!(home.spawn(), node("laptop").spawn()).unwrap();
+    let ticket = home.invite(&[]).await.unwrap();
+    let peer = laptop.join(&ticket, &[]).await.unwrap();
+    assert!(laptop.connect(&peer, b"example/other/1").await.is_err());
+    let served = laptop.connect(&peer, ALPN).await.unwrap();
+    let answer = ask(&*served, "call texts/read\n").await.unwrap();
+    assert!(answer.starts_with("error FORBIDDEN: "), "{answer}");
+
+    let removed = serde_json::json!({ "peer": "laptop" });
+    let call = home.client().call_json("peers/remove", &removed).await;
+    call.unwrap();
+    let shut = laptop.connect(&peer, ALPN).await.unwrap();
+    ask(&*shut, "call texts/read\n").await.unwrap_err();
+    assert_eq!(shut.closed().await.code, Some(0x106));
+    for node in [home, laptop] {
+        node.shutdown(std::time::Duration::from_secs(1)).await;
+    }
 }
