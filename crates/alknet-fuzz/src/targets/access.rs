@@ -284,16 +284,6 @@ impl Case {
         if !scopes && !self.whole {
             return Told::Forbidden;
         }
-        // Before the input is read: could it be called with any?
-        let could = |rule: &Rule| {
-            let carries = |held: &Held| {
-                held.kind == rule.kind && (held.action == "*" || held.action == rule.action)
-            };
-            self.whole || rule.owner || self.allow.iter().any(carries)
-        };
-        if !self.rules.iter().all(could) {
-            return Told::Forbidden;
-        }
         let mut input = self.input.clone();
         for rule in &self.rules {
             if let Err(told) = self.apply(rule, &mut input) {
