@@ -33,7 +33,8 @@ fn cli_page() -> String {
         Exit codes: 0 fine, 1 the call failed, 2 wrong usage, 3 could not reach, 4 not allowed, 130 \
         interrupted. `exec` returns the remote status, 128+n for signal n, and 255 for failures of \
         its own. Data goes to standard output, everything said about it to standard error; with \
-        `--json` errors are one object there: `{\"error\": {\"code\", \"message\", \"details\", \"hint\"}}`.\n"
+        `--json` errors are one object there: `{\"error\": {\"code\", \"message\", \"details\", \"hint\"}}`, \
+        without `details` or `hint` where there are none.\n"
         .to_owned();
     for (words, help) in help_pages() {
         page.push_str(&format!(

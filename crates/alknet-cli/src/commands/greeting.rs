@@ -7,7 +7,9 @@ use serde_json::Value;
 const NEXT: [&str; 3] = [
     "alknet ops",
     "alknet call node/info",
-    "alknet invite --role editor",
+    // Of the built-in roles those that give something today are as good as an
+    // account on the machine: nothing to suggest to whoever is new.
+    "alknet invite --role node/info",
 ];
 
 /// Prints the status of a node that is ready.
@@ -84,7 +86,7 @@ mod tests {
              \nNext, in a second terminal:\n  \
              alknet ops --data-dir '/my data'\n  \
              alknet call node/info --data-dir '/my data'\n  \
-             alknet invite --role editor --data-dir '/my data'\n"
+             alknet invite --role node/info --data-dir '/my data'\n"
         );
         assert!(render(&status, "/d", true).contains("\n  alknet ops\n"));
     }

@@ -392,7 +392,7 @@ fn runs_as_a_service(unit: &Block) {
 
 /// A part of a configuration that a guide shows.
 #[track_caller]
-fn checks_configuration(block: &Block) {
+pub(super) fn checks_configuration(block: &Block) {
     let place = Place::new();
     place.configure(&with_account(&block.text));
     let doctor = place.run(&["doctor", "--json"]).json();

@@ -2,6 +2,7 @@
 
 use super::{
     document::{self, Document},
+    guides::checks_configuration,
     harness::{Node, exec_config},
 };
 use crate::program::{Place, Said, wait};
@@ -133,7 +134,7 @@ fn two_machines_work_as_written() {
         if line.contains("join") {
             assert_eq!(
                 said.stdout,
-                "home may here: nothing; you may on home: reader\n"
+                "home may here: nothing; you may on home: node/info\n"
             );
         }
     }
@@ -169,6 +170,19 @@ fn two_machines_work_as_written() {
     laptop.sh("alknet exec home -- uname").exits(255);
     assert_eq!(
         at_home("alknet grants laptop").exits(0).stdout,
-        "reader\ndeploy/restart\n"
+        "node/info\ndeploy/restart\n"
     );
+}
+
+#[test]
+fn an_operation_without_code_can_be_configured_as_written() {
+    let section = Document::open("README.md").section("Your own operations, without code");
+    let blocks = section.blocks();
+    let [block] = blocks.as_slice() else {
+        panic!("{blocks:?}");
+    };
+    checks_configuration(block);
+    // Whoever is not root and names an account has a node that does not start.
+    let names_account = |line: &str| line.starts_with("[exec]") || line.starts_with("user");
+    assert!(!block.text.lines().any(names_account), "{}", block.text);
 }
