@@ -90,12 +90,13 @@ fn an_editor_draws_follows_the_size_and_saves() {
     tmux.until_line("24 80");
     tmux.until_line("screen-256color C.UTF-8");
     tmux.resize(100, 30);
-    tmux.enter("clear; stty size");
+    // It is told when tmux gets round to it.
+    tmux.enter("until [ \"$(stty size)\" = '30 100' ]; do sleep 0.05; done; clear; stty size");
     tmux.until_line("30 100");
-    tmux.enter("vim -u NONE -i NONE -N notes");
-    tmux.until("an empty file", |screen| {
-        screen.contains("\"notes\" [New]") && screen.lines().nth(28).is_some_and(|l| l == "~")
-    });
+    let size = "set laststatus=2 statusline=%{&lines}x%{&columns}";
+    tmux.enter(&format!("vim -u NONE -i NONE -N -c '{size}' notes"));
+    tmux.until("an empty file", |screen| screen.contains("\"notes\" [New]"));
+    tmux.until_line("30x100");
     tmux.type_in("ifirst line, größer");
     tmux.press(&["Enter"]);
     tmux.type_in("second");
@@ -106,12 +107,8 @@ fn an_editor_draws_follows_the_size_and_saves() {
     // It draws anew for another size while it runs.
     tmux.resize(60, 12);
     tmux.until("it fills the smaller screen", |screen| {
-        screen.lines().nth(10).is_some_and(|line| line == "~")
-            && screen.lines().nth(3).is_some_and(|line| line == "~")
-    });
-    tmux.enter(":set lines? columns?");
-    tmux.until("its size is told", |screen| {
-        screen.contains("lines=12") && screen.contains("columns=60")
+        screen.lines().nth(10).map(str::trim_end) == Some("12x60")
+            && screen.lines().nth(9) == Some("~")
     });
     tmux.press(&["Escape"]);
     tmux.enter(":wq");
@@ -184,13 +181,12 @@ fn what_is_pasted_arrives_byte_by_byte() {
     let lines: String = (0..1600).map(|n| format!("{n:063}\n")).collect();
     assert_eq!(lines.len(), 100 * 1024);
     let mut seat = Seat::of(&pair.laptop, &["shell", "home", "--env", &home, "--", "wc"]);
-    seat.keys(&lines);
-    seat.until(&format!("{:063}\r\n", 1599));
-    seat.keys("\u{4}");
+    // A terminal drops echoes that it has no room for: they are no measure.
+    seat.keys(lines + "\u{4}");
     let (code, shown) = seat.ended();
     assert_eq!(code, Some(0));
-    let counts: Vec<&str> = shown.split_whitespace().collect();
-    assert_eq!(counts, ["1600", "1600", "102400"], "{shown}");
+    let counts: Vec<&str> = shown.split_whitespace().rev().take(3).collect();
+    assert_eq!(counts, ["102400", "1600", "1600"], "{shown}");
 }
 
 #[test]
@@ -240,7 +236,7 @@ fn a_tilde_escapes_and_leaving_ends_the_shell() {
     let (code, shown) = seat.ended();
     assert_eq!(code, Some(255));
     assert!(
-        shown.ends_with(&format!("error: CANCELLED: left with `~.`; {ENDED}\r\n")),
+        shown.ends_with(&format!("\nleft with `~.`; {ENDED}\r\n")),
         "{shown}"
     );
     eventually("all is gone", || {
