@@ -357,7 +357,7 @@ fn a_forward_that_cannot_start_says_why() {
     let taken = taken.local_addr().unwrap();
     let here = format!("{taken}:127.0.0.1:9");
     let cases = [
-        (vec!["home"], 2, "--local"),
+        (vec!["home"], 2, "give a port with -L"),
         (vec!["home", "-L", "80:host"], 2, "[BIND:]PORT:HOST:PORT"),
         (vec!["home", "-L", &here], 1, "failed to listen"),
         (vec!["home", "-R", &here], 1, "cannot listen at"),
