@@ -9,9 +9,9 @@ use crate::{
     session::{Session, SessionConfig, SessionError},
 };
 use alknet_core::{
-    CallError, Caller, Dispatcher, ErrorCode, Forwarder, PeerId,
+    CallError, Caller, Dispatcher, ErrorCode, Forwarder, PeerId, clean_foreign_text,
     storage::{ImportStore, Timestamp},
-    transport::Connection,
+    transport::{Connection, ConnectionClosed},
 };
 use async_trait::async_trait;
 use std::{
@@ -41,6 +41,8 @@ pub const FEATURE_OPERATIONS: &str = "operations";
 /// In its Hello: this connection carries channels, so that bulk never delays
 /// calls.
 pub const FEATURE_CHANNELS: &str = "channels";
+/// Characters of a foreign reason that are shown.
+const REASON_CHARS_MAX: usize = 200;
 /// Events that a slow watcher may be behind before it misses some.
 const EVENTS_KEPT: usize = 256;
 
@@ -68,6 +70,22 @@ pub enum DialError {
     /// Its access is switched off or has ended.
     #[error("peer `{0}` is disabled, or its access has ended")]
     NotAllowed(PeerId),
+    /// It is there, and does not speak this protocol.
+    #[error("peer `{peer}` does not serve the protocol `{alpn}`")]
+    NotServed {
+        /// Whom.
+        peer: PeerId,
+        /// The ALPN that was asked for.
+        alpn: String,
+    },
+    /// It is there, and does not let this node in.
+    #[error("peer `{peer}` does not let this node in: {reason} (NOT_ADMITTED)")]
+    NotAdmitted {
+        /// Whom.
+        peer: PeerId,
+        /// What it said.
+        reason: String,
+    },
     /// The network did not get there.
     #[error("peer `{peer}` was not reached: {reason}")]
     Unreached {
@@ -425,14 +443,16 @@ impl Links {
                 link.wait_until_alone().await;
                 continue;
             }
-            self.set_state(link, LinkState::Connecting, None);
+            // Why the last attempt failed is known until one does not.
+            let last_error = lock(&link.inner).last_error.clone();
+            self.set_state(link, LinkState::Connecting, last_error);
             let began = Instant::now();
             let failed = match self.dial(link, false).await {
                 // The task that the link belongs to now tells when it ends.
                 Ok(session) => {
-                    session.closed().await;
+                    let closed = session.closed().await;
                     self.detach(link, session.info().id);
-                    None
+                    refusal(&closed)
                 }
                 Err(error) => Some(error),
             };
@@ -460,7 +480,7 @@ impl Links {
         let session = self
             .start(&connection, caller, carries_channels)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| not_begun(&error))?;
         self.attach(link, session.clone(), connection, carries_channels);
         Ok(session)
     }
@@ -628,6 +648,30 @@ impl Link {
             path: live.and_then(|attached| attached.quic.path()),
             last_error: inner.last_error.clone(),
         }
+    }
+}
+
+/// Why the other side ended a connection, if it does not want this node.
+fn refusal(closed: &ConnectionClosed) -> Option<String> {
+    let name = match closed.code? {
+        connection_code::NOT_ADMITTED => "NOT_ADMITTED",
+        connection_code::UNAUTHENTICATED => "UNAUTHENTICATED",
+        connection_code::LIMIT => "LIMIT",
+        _ => return None,
+    };
+    let reason = clean_foreign_text(&closed.reason, REASON_CHARS_MAX);
+    Some(format!("it does not let this node in: {reason} ({name})"))
+}
+
+/// Why two sides that met do not speak.
+fn not_begun(error: &SessionError) -> String {
+    match error {
+        SessionError::Closed(closed) => refusal(closed).unwrap_or_else(|| {
+            let reason = clean_foreign_text(&closed.reason, REASON_CHARS_MAX);
+            format!("{error}: {reason}")
+        }),
+        SessionError::Unauthenticated => "the credential is not known (UNAUTHENTICATED)".to_owned(),
+        other => other.to_string(),
     }
 }
 

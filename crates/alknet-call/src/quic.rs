@@ -283,7 +283,7 @@ impl AsyncWrite for QuicSend {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.inner), cx, data)
+        AsyncWrite::poll_write(Pin::new(&mut self.inner), cx, data).map_err(in_words)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -294,6 +294,20 @@ impl AsyncWrite for QuicSend {
         self.ended = true;
         AsyncWrite::poll_shutdown(Pin::new(&mut self.inner), cx)
     }
+}
+
+/// The error of a stream whose connection has ended, with the reason that the
+/// other side gave and not only a number.
+fn in_words(error: std::io::Error) -> std::io::Error {
+    let inner = error.get_ref();
+    let read = inner.and_then(|inner| inner.downcast_ref());
+    let written = inner.and_then(|inner| inner.downcast_ref());
+    let lost = match (read, written) {
+        (Some(endpoint::ReadError::ConnectionLost(lost)), _) => lost,
+        (_, Some(endpoint::WriteError::ConnectionLost(lost))) => lost,
+        _ => return error,
+    };
+    std::io::Error::new(error.kind(), closed(lost))
 }
 
 struct QuicRecv(endpoint::RecvStream);
@@ -312,6 +326,6 @@ impl AsyncRead for QuicRecv {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.0), cx, buf)
+        AsyncRead::poll_read(Pin::new(&mut self.0), cx, buf).map_err(in_words)
     }
 }

@@ -1,6 +1,6 @@
 //! Who may call an operation, as the operation states it.
 
-use crate::{name::Scope, resource::ResourceKind};
+use crate::{name::Scope, near::nearest, resource::ResourceKind, schema::Schema};
 use serde_json::Value;
 
 /// Who may call. There is no default: silence means the default scope, and
@@ -98,6 +98,45 @@ impl JsonPointer {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What is wrong with it if no input of this schema can have anything
+    /// there, as far as the schema tells: an object that lists its properties,
+    /// and not this one.
+    #[must_use]
+    pub fn stray(&self, input: &Schema) -> Option<String> {
+        /// Words of JSON Schema that may add properties.
+        const OPENING: [&str; 9] = [
+            "$ref",
+            "$dynamicRef",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "if",
+            "dependentSchemas",
+            "patternProperties",
+            "unevaluatedProperties",
+        ];
+        let schema = input.value();
+        let properties = schema.get("properties")?.as_object()?;
+        let is_open = OPENING.iter().any(|word| schema.get(word).is_some())
+            || schema
+                .get("additionalProperties")
+                .is_some_and(|more| more != &Value::Bool(false));
+        let first = self.0.get(1..)?.split('/').next()?;
+        let first = first.replace("~1", "/").replace("~0", "~");
+        if is_open || properties.contains_key(&first) {
+            return None;
+        }
+        let near = nearest(&first, properties.keys().map(String::as_str));
+        let meant = near
+            .first()
+            .map(|name| {
+                let name = name.replace('~', "~0").replace('/', "~1");
+                format!("; did you mean `/{name}`?")
+            })
+            .unwrap_or_default();
+        Some(format!("`{}` is no field of the input{meant}", self.0))
     }
 
     pub(crate) fn find<'v>(&self, value: &'v mut Value) -> Option<&'v mut Value> {

@@ -12,6 +12,7 @@ use crate::{
     operations::{OperationsError, configured_operations, demo_operations, names},
     ops,
     setup::{InitError, InitOptions, NodeKeys, OpenKeysError, init, is_initialised, open_keys},
+    unasked::Asked,
 };
 use alknet_call::{SessionConfig, links::Links, quic::QuicConnection};
 use alknet_core::{
@@ -356,6 +357,7 @@ impl NodeBuilder {
         registry
             .register(operations)
             .map_err(OperationsError::Registration)?;
+        Asked::by(&registry).warn_of_roles(&identities.roles());
 
         let known = identities.clone();
         let door = Dispatcher::builder(registry)

@@ -2,17 +2,20 @@
 
 use crate::admission::Admission;
 use alknet_call::{
-    ALPN,
+    ALPN, connection_code,
     links::{DialError, Dialer},
     quic::QuicConnection,
 };
 use alknet_core::{
-    Caller, Credential, IdentityProvider, PeerId,
+    Caller, Credential, IdentityProvider, PeerId, clean_foreign_text,
     storage::{IdentityIndex, PeerAddresses, PeerRecord, Timestamp},
     transport::Connection,
 };
 use async_trait::async_trait;
-use iroh::{Endpoint, EndpointAddr, EndpointId, RelayUrl, TransportAddr};
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId, RelayUrl, TransportAddr,
+    endpoint::{ConnectionError, TransportErrorCode},
+};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
@@ -82,7 +85,17 @@ impl StoreDialer {
         let connecting = timeout(DIAL_MAX, self.endpoint.connect(address, alpn)).await;
         let connection = connecting
             .map_err(|_| unreached("no answer".into()))?
-            .map_err(|error| unreached(error.to_string()))?;
+            .map_err(|error| match Refusal::of(&error) {
+                Some(Refusal::NotServed) => DialError::NotServed {
+                    peer: peer.clone(),
+                    alpn: String::from_utf8_lossy(alpn).into_owned(),
+                },
+                Some(Refusal::NotAdmitted(reason)) => DialError::NotAdmitted {
+                    peer: peer.clone(),
+                    reason,
+                },
+                None => unreached(error.to_string()),
+            })?;
         let connection = QuicConnection::new(connection);
         // The record may have changed while the network was asked.
         let caller = Caller::resolve(&*self.identities, Credential::NodeKey(*key))
@@ -93,6 +106,45 @@ impl StoreDialer {
             held.closed().await;
         });
         Ok((connection, caller))
+    }
+}
+
+/// Why a side that was reached refused the connection itself.
+enum Refusal {
+    /// It has no such ALPN: a TLS alert `no_application_protocol` (RFC 7301,
+    /// 3.2), as QUIC carries it (RFC 9001, 4.8).
+    NotServed,
+    /// It does not let this node in; with what it said.
+    NotAdmitted(String),
+}
+
+/// `no_application_protocol` of the TLS alerts (RFC 8446, 6).
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+impl Refusal {
+    fn of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let unserved = TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL);
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            match error.downcast_ref() {
+                Some(ConnectionError::ApplicationClosed(close))
+                    if close.error_code.into_inner()
+                        == u64::from(connection_code::NOT_ADMITTED) =>
+                {
+                    let reason = String::from_utf8_lossy(&close.reason);
+                    return Some(Self::NotAdmitted(clean_foreign_text(&reason, 200)));
+                }
+                Some(ConnectionError::ConnectionClosed(close)) if close.error_code == unserved => {
+                    return Some(Self::NotServed);
+                }
+                Some(ConnectionError::TransportError(error)) if error.code == unserved => {
+                    return Some(Self::NotServed);
+                }
+                _ => {}
+            }
+            cause = error.source();
+        }
+        None
     }
 }
 

@@ -29,6 +29,7 @@ mod ops;
 pub mod remote;
 mod setup;
 pub mod ticket;
+mod unasked;
 
 pub use crate::{
     builder::{NodeBuilder, StartError},

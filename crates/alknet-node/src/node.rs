@@ -9,6 +9,7 @@ use crate::{
     endpoint,
     logs::LogBuffer,
     operations::{OperationsError, configured_operations},
+    unasked::Asked,
 };
 use alknet_call::{Client, links::Links};
 use alknet_core::{
@@ -16,7 +17,10 @@ use alknet_core::{
     storage::{AuditLog, IdentityIndex, ImportStore, PeerAddresses, Timestamp, hex32},
     transport::Connection,
 };
-use alknet_exec::Exec;
+use alknet_exec::{
+    Exec, ExecConfigError,
+    net::{Net, NetConfigError},
+};
 use alknet_store::{InstanceLock, Store};
 use arc_swap::ArcSwap;
 use iroh::Endpoint;
@@ -88,6 +92,12 @@ pub enum ReloadError {
     /// Configured operations cannot be used.
     #[error(transparent)]
     Operations(#[from] OperationsError),
+    /// Programs could not be run so: the next start would refuse it.
+    #[error(transparent)]
+    Exec(#[from] ExecConfigError),
+    /// Addresses could not be reached so: the next start would refuse it.
+    #[error(transparent)]
+    Net(#[from] NetConfigError),
     /// A role that somebody holds would go.
     #[error("role `{role}` is held by {}", holders.join(", "))]
     RoleInUse {
@@ -107,9 +117,22 @@ impl ReloadError {
             ReloadError::RoleInUse { role, holders } => holders
                 .first()
                 .map(|peer| format!("alknet revoke {peer} {role}")),
-            ReloadError::Operations(_) => None,
+            ReloadError::Operations(_) | ReloadError::Exec(_) | ReloadError::Net(_) => None,
         };
-        hint.map_or_else(|| self.to_string(), |hint| format!("{self} ({hint})"))
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(next) = cause {
+            // Some say their cause themselves.
+            let said = next.to_string();
+            if !text.contains(&said) {
+                text = format!("{text}: {said}");
+            }
+            cause = next.source();
+        }
+        match hint {
+            Some(hint) => format!("{text} ({hint})"),
+            None => text,
+        }
     }
 }
 
@@ -353,6 +376,10 @@ impl Shared {
                 report.needs_restart.push(section.into());
             }
         }
+        // Used after the next start, and judged now: a file that this accepts
+        // is one that a start accepts.
+        Exec::new(next.exec.clone())?;
+        Net::new(next.net.clone())?;
         let (added, scopes) = configured_operations(&next, &self.exec, self.data.path())?;
         let roles = next.role_set(scopes)?;
         self.roles_in_use(&next)?;
@@ -378,6 +405,9 @@ impl Shared {
         }
         if next.roles != old.roles {
             report.applied.push("role".into());
+        }
+        if next.roles != old.roles {
+            Asked::by(self.door().registry()).warn_of_roles(&roles);
         }
         self.identities.set_roles(roles);
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Config {
@@ -560,9 +590,10 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// `NOT_FOUND` for a peer that is not known, `UNAVAILABLE` if it was not
-    /// reached within 15 seconds, does not serve the protocol, or is disabled
-    /// here.
+    /// `NOT_FOUND` for a peer that is not known, or that does not serve the
+    /// protocol (`details.alpn`); `UNAUTHENTICATED` if it is known already that
+    /// the peer does not let this node in; `UNAVAILABLE` if it was not reached
+    /// within 15 seconds, or is disabled here.
     pub async fn connect(&self, peer: &str, alpn: &[u8]) -> Result<Arc<dyn Connection>, CallError> {
         use alknet_call::links::DialError;
         let unknown = || {
@@ -574,6 +605,16 @@ impl Node {
         match self.shared.parts().dialer.connect(&id, alpn).await {
             Ok((connection, _)) => Ok(Arc::new(connection)),
             Err(DialError::NoKey(_)) => Err(unknown()),
+            Err(error @ DialError::NotServed { .. }) => {
+                let alpn = String::from_utf8_lossy(alpn);
+                Err(CallError::new(ErrorCode::NotFound, error.to_string())
+                    .with_details(serde_json::json!({ "peer": peer, "alpn": alpn })))
+            }
+            Err(error @ DialError::NotAdmitted { .. }) => Err(CallError::new(
+                ErrorCode::Unauthenticated,
+                error.to_string(),
+            )
+            .with_details(serde_json::json!({ "peer": peer }))),
             Err(error) => Err(CallError::new(ErrorCode::Unavailable, error.to_string())),
         }
     }

@@ -104,6 +104,13 @@ fn check_spec(spec: &OperationSpec, source: Source, problem: &mut impl FnMut(Str
             ));
         }
     }
+    if let (Access::Rule(rule), Source::Own) = (&spec.access, source) {
+        for rule in &rule.resources {
+            if let Some(stray) = rule.at.stray(&spec.input) {
+                problem(format!("asks for a {} at a pointer: {stray}", rule.kind));
+            }
+        }
+    }
     if !spec.hints.fit(spec.kind) {
         problem(format!("has hints that do not fit a {}", spec.kind));
     }

@@ -241,6 +241,34 @@ struct Undocumented {
 struct Reply {}
 
 #[test]
+fn a_rule_that_looks_where_the_input_has_nothing_is_refused() {
+    let asks = |at: &str, schema: serde_json::Value| {
+        Operation::query("demo/note", "Reads a note.")
+            .resource("topic", "read", at)
+            .input_schema(Schema::from_value(schema).unwrap())
+            .raw(echo())
+    };
+    let note = json!({ "type": "object", "properties": { "note": { "type": "string" } } });
+    assert_eq!(
+        problems(vec![asks("/nte", note.clone())]),
+        [
+            "operation `demo/note` asks for a topic at a pointer: `/nte` is no field of the input; did you mean `/note`?"
+        ]
+    );
+    // What the schema leaves open is not judged.
+    let mut open = note.clone();
+    open["additionalProperties"] = json!({ "type": "string" });
+    for (at, schema) in [
+        ("/note", note.clone()),
+        ("/note/0", note),
+        ("/nte", open),
+        ("/nte", json!({})),
+    ] {
+        Registry::new().register(vec![asks(at, schema)]).unwrap();
+    }
+}
+
+#[test]
 fn the_laws_see_what_breaks_them() {
     let registry = Registry::new();
     let bare = Operation::query("demo/bare", "Has a field without description.")
@@ -251,7 +279,7 @@ fn the_laws_see_what_breaks_them() {
             Operation::query("demo/shout", "no capital and no end").raw(echo()),
             Operation::query("demo/long", "Says one. Says two.").raw(echo()),
             Operation::query("demo/open", "Is open to all.").public().raw(echo()),
-            Operation::mutation("demo/lost", "Names a resource that its input has not.").resource("bucket", "read", "/file").input_schema(Schema::from_value(json!({ "type": "object", "properties": { "path": { "type": "string", "description": "Where." } } })).unwrap()).raw(echo()),
+            Operation::mutation("demo/lost", "Names a resource that its input has not.").resource("bucket", "read", "/file").input_schema(Schema::from_value(json!({ "type": "object", "additionalProperties": true, "properties": { "path": { "type": "string", "description": "Where." } } })).unwrap()).raw(echo()),
         ])
         .unwrap();
     let broken = check_catalogue(&registry.view()).join("\n");

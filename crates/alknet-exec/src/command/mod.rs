@@ -86,7 +86,7 @@ fn operation(
     let run_as = run_as(config, exec, problems);
     check_env(config, problems);
     let cwd = cwd(config, base_dir, problems);
-    check_access(config, kind, problems);
+    check_access(config, kind, parsed.as_ref(), problems);
     if let (Some(parsed), Some(output)) = (&parsed, &output) {
         check_examples(config, kind, &parsed.schema, output, problems);
     }
@@ -234,7 +234,12 @@ fn cwd(config: &CommandConfig, base_dir: &Path, problems: &mut Problems) -> Path
     cwd
 }
 
-fn check_access(config: &CommandConfig, kind: Kind, problems: &mut Problems) {
+fn check_access(
+    config: &CommandConfig,
+    kind: Kind,
+    parsed: Option<&Parsed>,
+    problems: &mut Problems,
+) {
     if config.scopes.as_ref().is_some_and(Vec::is_empty) {
         problems.add(
             "scopes",
@@ -259,8 +264,12 @@ fn check_access(config: &CommandConfig, kind: Kind, problems: &mut Problems) {
         if rule.action.trim().is_empty() {
             problems.add(&field, "has no action, such as `read`");
         }
-        if let Err(error) = JsonPointer::parse(&rule.at) {
-            problems.add(&field, error.to_string());
+        let stray = match JsonPointer::parse(&rule.at) {
+            Ok(at) => parsed.and_then(|parsed| at.stray(&parsed.schema)),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(stray) = stray {
+            problems.add(format!("{field}.at"), stray);
         }
     }
     if !hints(config, kind).fit(kind) {

@@ -231,12 +231,16 @@ fn the_rest_is_checked() {
         "scopes: `deploy:*` ends in `*`, which only a held scope may",
     );
     check(
-        "command = [\"true\"]\nresources = [{ kind = \"thing\", action = \"read\", at = \"/x\" }]",
+        "command = [\"true\"]\ninput = { x = \"string\" }\nresources = [{ kind = \"thing\", action = \"read\", at = \"/x\" }]",
         "resources[0]: `thing` is no kind of resource",
     );
     check(
         "command = [\"true\"]\nresources = [{ kind = \"bucket\", action = \"read\", at = \"x\" }]",
-        "resources[0]: `x` is not a JSON pointer: it is empty or starts with `/`",
+        "resources[0].at: `x` is not a JSON pointer: it is empty or starts with `/`",
+    );
+    check(
+        "command = [\"true\"]\ninput = { note = \"string\" }\nresources = [{ kind = \"topic\", action = \"read\", at = \"/nte\" }]",
+        "resources[0].at: `/nte` is no field of the input; did you mean `/note`?",
     );
     check(
         "command = [\"true\"]\nuser = \"no-such-account\"",

@@ -81,7 +81,7 @@ async fn scopes_of_configured_operations_are_the_operators() {
 async fn the_rest_is_named_and_waits_for_a_restart() {
     let home = start_configured("home", &runs_commands()).await;
     let tablet = Known::to(&home, "tablet", &["node:read"]).await;
-    let changed = "[limits]\ncalls_per_peer_max = 1\n[exec]\nuser = \"nobody-there\"\ntimeout = \"5s\"\n[network]\nport_mapping = true\n";
+    let changed = "[limits]\ncalls_per_peer_max = 1\n[exec]\ntimeout = \"5s\"\n[network]\nport_mapping = true\n";
     write(&home, changed);
     for _ in 0..2 {
         let report = home.reload().await.unwrap();
@@ -90,6 +90,16 @@ async fn the_rest_is_named_and_waits_for_a_restart() {
     }
     tablet.call_json("node/info", &json!({})).await.unwrap();
     assert_eq!(home.name(), "home");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_the_next_start_would_refuse_is_refused_now() {
+    let home = start_configured("home", &runs_commands()).await;
+    write(&home, "[exec]\nuser = \"nobody-there\"\n");
+    let error = home.reload().await.unwrap_err();
+    assert!(matches!(error, ReloadError::Exec(_)), "{error:?}");
+    let text = error.full_text();
+    assert!(text.contains("nobody-there"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

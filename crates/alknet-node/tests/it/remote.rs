@@ -1,6 +1,6 @@
 //! Programs that are no node, and connections of protocols of one's own.
 
-use crate::support::{Pair, soon, start, start_with};
+use crate::support::{Pair, eventually, soon, start, start_with};
 use alknet_core::{
     CallError, ErrorCode,
     storage::{PeerAddresses, hex32},
@@ -147,7 +147,12 @@ async fn a_node_dials_a_protocol_of_ones_own_at_a_peer() {
     let answer = soon(ask(&*connection, "hello")).await.unwrap();
     assert_eq!(answer, "laptop at home: hello");
     let unserved = pair.laptop.connect("home", b"test/nothing/1").await;
-    fails(unserved.map(|_| ()), "UNAVAILABLE");
+    let unserved = fails(unserved.map(|_| ()), "NOT_FOUND");
+    assert!(!unserved.retryable);
+    assert_eq!(
+        unserved.message,
+        "peer `home` does not serve the protocol `test/nothing/1`"
+    );
     for unknown in ["nas", "No Peer"] {
         let error = pair.laptop.connect(unknown, b"test/mirror/1").await;
         let error = fails(error.map(|_| ()), "NOT_FOUND");
@@ -159,6 +164,38 @@ async fn a_node_dials_a_protocol_of_ones_own_at_a_peer() {
         .await;
     soon(connection.closed()).await;
     ask(&*connection, "still there?").await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_let_in_no_more_is_told_so_in_words() {
+    let serve = |home: alknet_node::NodeBuilder| home.handler(Arc::new(Mirror));
+    let pair = Pair::with(&[], &[], serve, |laptop| laptop).await;
+    pair.home
+        .told("peers/remove", json!({ "peer": "laptop" }))
+        .await;
+    // Known with the handshake, or with the first stream.
+    let told = match pair.laptop.connect("home", b"test/mirror/1").await {
+        Err(error) => {
+            assert!(error.message.contains("NOT_ADMITTED"), "{error}");
+            fails(Err::<(), _>(error), "UNAUTHENTICATED").message
+        }
+        Ok(connection) => soon(ask(&*connection, "hello"))
+            .await
+            .unwrap_err()
+            .to_string(),
+    };
+    assert!(told.contains("not a peer of this node"), "{told}");
+    // And the link says it to whoever lists the peers.
+    let why = eventually("the refusal is listed", || async {
+        let shown = pair
+            .laptop
+            .told("peers/show", json!({ "peer": "home" }))
+            .await;
+        Some(shown["link"]["last_error"].as_str()?.to_owned())
+            .filter(|why| why.contains("NOT_ADMITTED"))
+    })
+    .await;
+    assert!(why.contains("does not let this node in"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use crate::{
     config::RelaySetting,
     node::Shared,
     ticket::{ADDRESSES_MAX, RELAYS_MAX},
+    unasked::Asked,
 };
 use alknet_core::{
     CallError, Context, ErrorCode, Grants, GroupName, PeerId,
@@ -277,7 +278,10 @@ pub(super) async fn change_grants(
     .await?;
     let after = find(shared, id.as_str())?;
     let mut notes = if give {
-        shell_notes(shared, id.as_str(), &targets)
+        let mut notes = shell_notes(shared, id.as_str(), &targets);
+        let asked = Asked::by(shared.door().registry());
+        notes.extend(targets.iter().flat_map(|target| asked.doubts(target)));
+        notes
     } else {
         Vec::new()
     };

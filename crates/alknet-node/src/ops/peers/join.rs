@@ -48,7 +48,10 @@ pub(super) async fn join_peer(
     {
         return Err(CallError::new(
             ErrorCode::Conflict,
-            format!("this node is a peer already, as `{}`", known.id),
+            format!(
+                "the inviting node is a peer here already, as `{}`",
+                known.id
+            ),
         )
         .with_details(json!({ "peer": known.id })));
     }
