@@ -52,6 +52,8 @@ pub(crate) struct Failure {
     silent: bool,
     /// The code is part of the sentence.
     names_code: bool,
+    /// The code is of the operation, not of the protocol.
+    is_domain: bool,
 }
 
 #[derive(Serialize)]
@@ -79,6 +81,7 @@ impl Failure {
             hint: None,
             silent: false,
             names_code: false,
+            is_domain: false,
         }
     }
 
@@ -117,6 +120,7 @@ impl Failure {
     pub(crate) fn call(error: &CallError) -> Self {
         let mut failure = Self::new(exit_of(error), "CALL", error.message.clone());
         failure.code = error.code.clone();
+        failure.is_domain = error.protocol_code().is_none();
         failure.details = error.details.as_deref().cloned();
         failure
     }
@@ -137,6 +141,13 @@ impl Failure {
             self.exit = Exit::OWN;
             self.names_code = true;
         }
+        self
+    }
+
+    /// The same failure with its code spelt out if it is the operation's own:
+    /// one of the protocol's is clear from the sentence.
+    pub(crate) fn naming_domain_code(mut self) -> Self {
+        self.names_code |= self.is_domain;
         self
     }
 
@@ -210,6 +221,11 @@ mod tests {
         let own = Failure::call(&CallError::new(ErrorCode::Timeout, "too\nslow")).own();
         assert_eq!(own.to_string(), "error: TIMEOUT: too slow");
         assert_eq!(own.exit.0, 255);
+        let domain = Failure::call(&CallError::domain("NO_ROOM", "full")).naming_domain_code();
+        assert_eq!(domain.to_string(), "error: NO_ROOM: full");
+        let protocol = CallError::new(ErrorCode::Timeout, "too slow");
+        let protocol = Failure::call(&protocol).naming_domain_code();
+        assert_eq!(protocol.to_string(), "error: too slow");
     }
 
     #[test]

@@ -162,11 +162,7 @@ fn input_hint(error: &CallError, place: &Place) -> Option<String> {
 
 fn describe_hint(place: &Place) -> Option<String> {
     let name = Some(&place.operation).filter(|name| !name.is_empty())?;
-    Some(format!(
-        "alknet ops describe {}{}",
-        quote(name),
-        place.on()
-    ))
+    Some(format!("alknet ops describe {}{}", quote(name), place.on()))
 }
 
 fn hint(error: &CallError, place: &Place) -> Option<String> {

@@ -3,7 +3,7 @@
 use crate::{
     app::App,
     failure::Failure,
-    node_access::CallOptions,
+    node_access::{CallOptions, ErrorCode, nearest},
     output::cell,
     table::{Table, one_line},
     when,
@@ -27,8 +27,9 @@ pub(crate) struct AuditArgs {
     /// Only calls of this operation
     #[arg(long, value_name = "NAME")]
     operation: Option<String>,
-    /// Only calls that ended so: `ok`, or an error code
-    #[arg(long, value_name = "CODE")]
+    /// Only calls that ended so: `ok`, `refused` for every error, or an error
+    /// code; in any case of letters
+    #[arg(long, value_name = "CODE", value_parser = parse_outcome)]
     outcome: Option<String>,
     /// Only what happened since: a time, or how long ago
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
@@ -36,6 +37,32 @@ pub(crate) struct AuditArgs {
     /// The latest so many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     limit: u32,
+}
+
+/// An outcome as it is written in the log. A code of an operation cannot be
+/// known here, and is told by its form.
+fn parse_outcome(text: &str) -> Result<String, String> {
+    let known = || {
+        let codes = ErrorCode::ALL.iter().map(|code| code.as_str());
+        codes.chain(["ok", "refused"])
+    };
+    if let Some(found) = known().find(|known| known.eq_ignore_ascii_case(text)) {
+        return Ok(found.to_owned());
+    }
+    let is_code = text.starts_with(|first: char| first.is_ascii_uppercase())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+    if is_code {
+        return Ok(text.to_owned());
+    }
+    let upper = text.to_ascii_uppercase();
+    Err(match nearest(&upper, known()).first() {
+        Some(near) => format!("no such outcome; did you mean `{near}`?"),
+        None => {
+            "no such outcome: write `ok`, `refused`, or an error code such as `FORBIDDEN`".into()
+        }
+    })
 }
 
 impl AuditArgs {
@@ -65,6 +92,9 @@ pub(crate) async fn run(app: &App, args: &AuditArgs) -> Result<(), Failure> {
         .and_then(Value::as_array)
         .cloned()
         .unwrap_or_default();
+    if let (Some(caller), true) = (&args.caller, rows.is_empty()) {
+        doubt_caller(app, caller).await;
+    }
     // The node lists the newest first; at a terminal the newest is last.
     rows.reverse();
     let last = rows.last().and_then(|row| row.get("n")).cloned();
@@ -76,6 +106,19 @@ pub(crate) async fn run(app: &App, args: &AuditArgs) -> Result<(), Failure> {
         follow(app, args, last).await
     } else {
         Ok(())
+    }
+}
+
+/// Says that nobody is called so, unless somebody is, and has done nothing.
+async fn doubt_caller(app: &App, caller: &str) {
+    let shown = app.ask("peers/show", json!({ "peer": caller })).await;
+    // Whoever may not list peers is told nothing of them.
+    if let Err(failure) = shown
+        && failure.code == ErrorCode::NotFound.as_str()
+    {
+        app.out.warn(&one_line(&format!(
+            "nobody called `{caller}` is a peer here, or has called anything that is kept"
+        )));
     }
 }
 
@@ -164,6 +207,24 @@ mod tests {
             "TIME                      CALLER              OPERATION       OUTCOME    TOOK    ABOUT\n\
              2026-01-31T12:00:00.000Z  bob for home/alice  fs/read on nas  FORBIDDEN  1.2 ms  bucket:www=read; missing\n"
         );
+    }
+
+    #[test]
+    fn outcomes_are_known_in_any_case_or_have_the_form_of_a_code() {
+        for (text, want) in [
+            ("ok", "ok"),
+            ("OK", "ok"),
+            ("forbidden", "FORBIDDEN"),
+            ("Not_Found", "NOT_FOUND"),
+            ("POT_EMPTY", "POT_EMPTY"),
+        ] {
+            assert_eq!(parse_outcome(text).as_deref(), Ok(want));
+        }
+        assert_eq!(
+            parse_outcome("forbiden"),
+            Err("no such outcome; did you mean `FORBIDDEN`?".into())
+        );
+        assert!(parse_outcome("pot-empty").is_err());
     }
 
     #[test]

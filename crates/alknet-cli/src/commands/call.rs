@@ -214,7 +214,8 @@ impl Calling<'_> {
             route: self.options.route.clone(),
             operation: self.operation.clone(),
         };
-        failed.tell(self.app, self.home, &place).await
+        let told = failed.tell(self.app, self.home, &place).await;
+        told.naming_domain_code()
     }
 }
 

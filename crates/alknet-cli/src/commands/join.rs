@@ -4,6 +4,7 @@ use crate::{
     app::App,
     commands::{call::read_stdin, invite::role_grants},
     failure::Failure,
+    hint::quote,
     output::cell,
     table::one_line,
     when,
@@ -36,7 +37,7 @@ pub(crate) async fn run(app: &App, args: JoinArgs) -> Result<(), Failure> {
     if let Some(name) = &args.name {
         input["name"] = json!(name);
     }
-    let reply = app.ask("peers/join", input).await?;
+    let reply = app.ask("peers/join", input).await.map_err(paired_before)?;
     if matches!(args.role.as_str(), "operator" | "admin") {
         let peer = cell(reply.get("peer"));
         app.out.warn(&format!(
@@ -47,6 +48,21 @@ pub(crate) async fn run(app: &App, args: JoinArgs) -> Result<(), Failure> {
         return app.out.json_line(&reply);
     }
     app.out.text(&sentence(&reply))
+}
+
+/// The only conflict that names a peer: the inviting node is one already.
+fn paired_before(failure: Failure) -> Failure {
+    let details = failure.details.as_ref();
+    let peer = details.and_then(|details| details.get("peer")?.as_str());
+    match peer.filter(|_| failure.code == "CONFLICT") {
+        Some(peer) => {
+            let command = format!("alknet peers remove {} --yes", quote(peer));
+            failure.hint(format!(
+                "to pair anew, forget it first, and what it may do here: {command}"
+            ))
+        }
+        None => failure,
+    }
 }
 
 /// `home may here: nothing; you may on home: editor`.
@@ -71,6 +87,22 @@ fn sentence(reply: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node_access::{CallError, ErrorCode};
+
+    #[test]
+    fn whoever_was_paired_before_is_told_how_to_begin_anew() {
+        let error = CallError::new(ErrorCode::Conflict, "a peer already")
+            .with_details(json!({ "peer": "home" }));
+        assert_eq!(
+            paired_before(Failure::call(&error)).hint.as_deref(),
+            Some(
+                "to pair anew, forget it first, and what it may do here: alknet peers remove home --yes"
+            )
+        );
+        let taken = CallError::new(ErrorCode::Conflict, "taken")
+            .with_details(json!({ "name": "home", "suggestion": "home-2" }));
+        assert_eq!(paired_before(Failure::call(&taken)).hint, None);
+    }
 
     #[test]
     fn both_directions_are_said_plainly() {

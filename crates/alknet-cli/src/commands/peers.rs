@@ -6,6 +6,7 @@ use crate::{
     commands::{grants::held, invite::role_grants},
     duration,
     failure::Failure,
+    hint::quote,
     output::cell,
     prompt,
     table::{self, Table, one_line},
@@ -40,7 +41,7 @@ enum PeersCommand {
     Remove {
         /// The peer
         peer: String,
-        /// Does not ask
+        /// Does not ask; needed where nobody can be asked
         #[arg(long)]
         yes: bool,
     },
@@ -198,7 +199,7 @@ async fn list(app: &App) -> Result<(), Failure> {
         .unwrap_or_default();
     if peers.is_empty() {
         app.out
-            .say("no peers yet; to make one: alknet invite --role editor");
+            .say("no peers yet; to make one: alknet invite --role node/info");
     }
     app.out.text(&peers_table(&peers).render(app.out.width()))
 }
@@ -215,8 +216,11 @@ fn peers_table(peers: &[Value]) -> Table {
                 .and_then(Value::as_f64)
                 .map_or_else(String::new, |rtt| format!("{rtt:.1} ms")),
             cell(at("/grants")),
-            at("/last_seen_at")
-                .map_or_else(|| "never".into(), |seen| when::relative(&cell(Some(seen)))),
+            match at("/last_seen_at") {
+                _ if is_connected(peer) => "now".into(),
+                Some(seen) => when::relative(&cell(Some(seen))),
+                None => "never".into(),
+            },
         ]);
     }
     table
@@ -224,6 +228,10 @@ fn peers_table(peers: &[Value]) -> Table {
 
 /// The peer that this program is, on every node.
 const OWNER: &str = "owner";
+
+fn is_connected(peer: &Value) -> bool {
+    peer.get("connected") == Some(&Value::Bool(true))
+}
 
 fn state(peer: &Value) -> String {
     if cell(peer.get("peer")) == OWNER {
@@ -260,6 +268,10 @@ fn render_peer(peer: &Value) -> String {
         ("node id", field("node_id")),
         ("state", state(peer)),
     ];
+    let failed = link("last_error");
+    if !failed.is_empty() && !is_connected(peer) {
+        pairs.push(("last failure", failed));
+    }
     if peer.get("link").is_some_and(Value::is_object) {
         pairs.push(("path", [link("path"), link("address")].join(" ")));
         pairs.push(("offers", format!("{} operations", link("operations"))));
@@ -285,13 +297,24 @@ fn render_peer(peer: &Value) -> String {
         ("relays", field("relays")),
         ("access ends", time("expires_at", "never")),
         ("added", time("created_at", "")),
-        ("last seen", time("last_seen_at", "never")),
+        (
+            "last seen",
+            match is_connected(peer) {
+                true => "now".into(),
+                false => time("last_seen_at", "never"),
+            },
+        ),
     ]);
     table::pairs(&pairs)
 }
 
 async fn remove(app: &App, peer: &str, yes: bool) -> Result<(), Failure> {
-    if !yes && app.out.can_ask() {
+    if !yes {
+        if !app.out.can_ask() {
+            let message = "removing a peer takes its grants too, and nobody can be asked here";
+            let command = format!("alknet peers remove {} --yes", quote(peer));
+            return Err(Failure::usage(message).hint(format!("use --yes: {command}")));
+        }
         let question = format!("remove peer `{}` with its grants?", one_line(peer));
         if !prompt::confirm(&question).await? {
             return Err(Failure::local("nothing was removed"));
@@ -324,10 +347,11 @@ mod tests {
         other["peer"] = json!("nas");
         other["enabled"] = json!(false);
         other["link"] = Value::Null;
+        other["connected"] = json!(false);
         assert_eq!(
             peers_table(&[peer(), other]).render(None),
             "PEER    STATE      PATH    RTT     MAY HERE  LAST SEEN\n\
-             laptop  connected  direct  3.2 ms  editor    never\n\
+             laptop  connected  direct  3.2 ms  editor    now\n\
              nas     disabled                   editor    never\n"
         );
     }
@@ -341,10 +365,21 @@ mod tests {
             "path:         direct 10.0.0.2:4433\n",
             "offers:       12 operations\n",
             "access ends:  never\n",
+            "last seen:    now\n",
             "added:        2026-01-31T12:00:00.000Z (",
         ] {
             assert!(text.contains(line), "{line:?} not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_peer_that_is_not_reached_is_shown_with_the_reason() {
+        let mut peer = peer();
+        peer["connected"] = json!(false);
+        peer["link"] = json!({ "state": "waiting", "path": "none", "since": "2026-01-31T12:00:00Z", "operations": 0, "last_error": "no answer" });
+        let text = render_peer(&peer);
+        assert!(text.contains("last failure:  no answer\n"), "{text}");
+        assert!(text.contains("last seen:     never\n"), "{text}");
     }
 
     #[test]

@@ -123,11 +123,11 @@ async fn open(app: &App, args: ShellArgs) -> Result<Exit, Failure> {
     }
     match closing {
         Ok(Closing::Result(result)) => program_exit(&result),
-        Ok(Closing::Left) => Err(Failure::new(
-            Exit::OWN,
-            "CANCELLED",
-            format!("left with `~.`; {ENDED}"),
-        )),
+        // As wanted: no error, and the exit code that ssh(1) has for it.
+        Ok(Closing::Left) => {
+            app.out.say(&format!("left with `~.`; {ENDED}"));
+            Ok(Exit::OWN)
+        }
         Ok(Closing::Signal(signal)) => {
             app.out.say(ENDED);
             Ok(killed_by(signal))

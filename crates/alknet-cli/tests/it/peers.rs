@@ -137,7 +137,11 @@ fn peers_are_added_changed_and_removed() {
         .json();
     assert_eq!(rotated["node_id"], second.as_str());
     // Nobody can be asked here, so it does not ask.
-    up.run(&["peers", "remove", "bob"]).exits(0);
+    // Nobody is asked here, so it must be said.
+    let said = up.run(&["peers", "remove", "bob"]).exits(2);
+    assert!(said.stderr.contains("use --yes"), "{}", said.stderr);
+    up.run(&["peers", "show", "bob"]).exits(0);
+    up.run(&["peers", "remove", "bob", "--yes"]).exits(0);
     let gone = up.run(&["peers", "show", "bob"]).exits(1);
     assert_eq!(
         gone.stderr,
