@@ -95,6 +95,8 @@ fn peers_are_added_changed_and_removed() {
         .exits(1);
     let granted = up.run(&["grant", "bob", "demo/greet", "fs:read"]).exits(0);
     assert!(granted.stdout.starts_with("bob may: "), "{granted:?}");
+    let doubt = "warning: no operation here asks for the scope `fs:read`\n";
+    assert!(granted.stderr.contains(doubt), "{granted:?}");
     assert_eq!(
         up.run(&["grants", "bob"]).exits(0).stdout,
         "operator\ndemo/greet\nfs:read\n"
@@ -193,6 +195,15 @@ fn what_was_called_is_in_the_audit_log() {
         (&"owner".into(), &"demo/gret".into())
     );
     up.run(&["audit", "--since", "yesterday"]).exits(2);
+    let misspelt = up.run(&["audit", "--outcome", "forbiden"]).exits(2);
+    assert!(misspelt.stderr.contains("did you mean `FORBIDDEN`?"));
+    let nobody = up.run(&["audit", "--caller", "nosuch"]).exits(0);
+    assert!(
+        nobody
+            .stderr
+            .starts_with("warning: nobody called `nosuch` is a peer here"),
+        "{nobody:?}"
+    );
     let mut following = alknet(up.place.path())
         .args([
             "audit",

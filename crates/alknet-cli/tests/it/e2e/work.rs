@@ -151,7 +151,7 @@ fn a_mutation_takes_the_values_of_its_enum_and_no_other() {
             .exits(1);
         assert!(
             said.stderr
-                .starts_with("error: `deploy/restart` exited with code 1: "),
+                .starts_with("error: COMMAND_FAILED: `deploy/restart` exited with code 1: "),
             "{said:?}"
         );
         assert_eq!(names(), ["web"]);
