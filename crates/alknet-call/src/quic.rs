@@ -24,9 +24,9 @@ pub const DROPPED: u32 = 0;
 /// default by accident.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuicLimits {
-    /// Bidirectional streams the other side may have open: calls in flight.
-    /// The library returns credit for streams an eighth late, so that so many
-    /// fewer may be had at times; whoever wants another then waits.
+    /// Bidirectional streams that the other side may always have open: calls
+    /// in flight. Up to a seventh more are let in, since the library returns
+    /// the credit for ended ones late.
     pub streams_per_connection_max: u32,
     /// Unidirectional streams the other side may have open.
     pub uni_streams_per_connection_max: u32,
@@ -46,8 +46,7 @@ pub struct QuicLimits {
 impl Default for QuicLimits {
     fn default() -> Self {
         Self {
-            // 1,024 channels and 256 calls of one peer, and an eighth.
-            streams_per_connection_max: 1536,
+            streams_per_connection_max: 1024,
             uni_streams_per_connection_max: 8,
             stream_window_bytes: 1_250_000,
             connection_window_bytes: 16 * 1024 * 1024,
@@ -63,8 +62,12 @@ impl QuicLimits {
     #[must_use]
     pub fn transport_config(&self) -> QuicTransportConfig {
         let idle = IdleTimeout::try_from(self.idle).ok();
+        // Credit comes back when more than an eighth of all has ended: without
+        // a seventh on top, whoever may have 1,024 would at times get 896.
+        let streams = self.streams_per_connection_max;
+        let streams = streams.saturating_add(streams.div_ceil(7));
         QuicTransportConfig::builder()
-            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams_per_connection_max))
+            .max_concurrent_bidi_streams(VarInt::from_u32(streams))
             .max_concurrent_uni_streams(VarInt::from_u32(self.uni_streams_per_connection_max))
             .stream_receive_window(VarInt::from_u32(self.stream_window_bytes))
             .receive_window(VarInt::from_u32(self.connection_window_bytes))

@@ -225,6 +225,9 @@ mod tests {
     }
 
     fn is_shed(name: &str) -> bool {
-        matches!(name, "alknet-testkit" | "alknet-bench" | "alknet-fuzz" | "xtask")
+        matches!(
+            name,
+            "alknet-testkit" | "alknet-bench" | "alknet-fuzz" | "xtask"
+        )
     }
 }
