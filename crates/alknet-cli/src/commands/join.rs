@@ -12,6 +12,9 @@ use crate::{
 use clap::Args;
 use serde_json::{Value, json};
 
+/// How long is waited for the link, so that the next command finds it.
+const LINK_WAIT_MS: u64 = 3_000;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints who may what, both ways:
@@ -44,10 +47,22 @@ pub(crate) async fn run(app: &App, args: JoinArgs) -> Result<(), Failure> {
             "`{peer}` may run any program here as the user of this node"
         ));
     }
+    await_link(app, &reply).await;
     if app.out.json {
         return app.out.json_line(&reply);
     }
     app.out.text(&sentence(&reply))
+}
+
+/// Waits until the new peer can be called. That it cannot yet is no failure:
+/// the node goes on dialling.
+async fn await_link(app: &App, reply: &Value) {
+    let peer = cell(reply.get("peer"));
+    let input = json!({ "peer": peer, "timeout_ms": LINK_WAIT_MS });
+    if app.ask("peers/dial", input).await.is_err() {
+        let line = format!("`{peer}` is not connected yet; alknet peers show {peer} says why");
+        app.out.say(&line);
+    }
 }
 
 /// The only conflict that names a peer: the inviting node is one already.
