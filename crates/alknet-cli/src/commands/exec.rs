@@ -6,7 +6,7 @@ use crate::{
     commands::call::{Failed, parse_on},
     failure::{Exit, Failure},
     hint::Place,
-    node_access::{CallOptions, Route},
+    node_access::{CallOptions, ChannelCall, Home, Route},
 };
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -55,22 +55,7 @@ pub(crate) async fn run(app: &App, args: ExecArgs) -> Result<Exit, Failure> {
 
 async fn execute(app: &App, args: ExecArgs) -> Result<Exit, Failure> {
     let mut forwarded = Forwarded::listen()?;
-    let connecting = async {
-        let home = app.home().await?;
-        let place = Place {
-            home: home.name().to_owned(),
-            route: args.on.clone(),
-            operation: String::new(),
-        };
-        let options = CallOptions {
-            route: args.on.clone(),
-            ..CallOptions::default()
-        };
-        match home.open(OPERATION, input(&args), options).await {
-            Ok(opened) => Ok((home, place, opened)),
-            Err(error) => Err(Failed::Call(error).tell(app, home, &place).await),
-        }
-    };
+    let connecting = open(app, &args.on, OPERATION, input(&args));
     let (home, place, opened) = tokio::select! {
         connected = connecting => connected?,
         signal = forwarded.next() => return Ok(killed_by(signal)),
@@ -83,6 +68,29 @@ async fn execute(app: &App, args: ExecArgs) -> Result<Exit, Failure> {
         return Ok(Exit::INTERRUPTED);
     }
     program_exit(&ended.result)
+}
+
+/// Opens a channel to a program there; also says where, for what is told later.
+pub(crate) async fn open<'a>(
+    app: &'a App,
+    on: &Route,
+    operation: &str,
+    input: Value,
+) -> Result<(&'a Home, Place, ChannelCall), Failure> {
+    let home = app.home().await?;
+    let place = Place {
+        home: home.name().to_owned(),
+        route: on.clone(),
+        operation: String::new(),
+    };
+    let options = CallOptions {
+        route: on.clone(),
+        ..CallOptions::default()
+    };
+    match home.open(operation, input, options).await {
+        Ok(opened) => Ok((home, place, opened)),
+        Err(error) => Err(Failed::Call(error).tell(app, home, &place).await),
+    }
 }
 
 /// Ours is the exit code of the program.

@@ -5,12 +5,12 @@ use crate::{
     channel::{self, Forwarded},
     commands::{
         call::{Failed, parse_on},
-        exec::{killed_by, parse_variable, program_exit},
+        exec::{self, killed_by, parse_variable, program_exit},
     },
     escapes::{Escapes, HELP, Key},
     failure::{Exit, Failure},
     hint::Place,
-    node_access::{ByteSender, CallOptions, ChannelCall, Home, Route, terminal_modes},
+    node_access::{ByteSender, ChannelCall, Home, Route, terminal_modes},
     raw_terminal::{self, RawTerminal},
     signals,
 };
@@ -85,25 +85,7 @@ pub(crate) async fn run(app: &App, args: ShellArgs) -> Result<Exit, Failure> {
 async fn open(app: &App, args: ShellArgs) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let is_attended = stdin().is_terminal();
-    let connecting = async {
-        let home = app.home().await?;
-        let place = Place {
-            home: home.name().to_owned(),
-            route: args.on.clone(),
-            operation: String::new(),
-        };
-        let options = CallOptions {
-            route: args.on.clone(),
-            ..CallOptions::default()
-        };
-        match home
-            .open(OPERATION, input(&args, is_attended), options)
-            .await
-        {
-            Ok(opened) => Ok((home, place, opened)),
-            Err(error) => Err(Failed::Call(error).tell(app, home, &place).await),
-        }
-    };
+    let connecting = exec::open(app, &args.on, OPERATION, input(&args, is_attended));
     let (home, place, opened) = tokio::select! {
         connected = connecting => connected?,
         signal = signals.next() => return Ok(killed_by(signal)),
