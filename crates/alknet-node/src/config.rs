@@ -1,6 +1,7 @@
 //! Configuration: `alknet.toml`, documented field by field, misspellings
 //! refused with what was meant.
 
+use crate::relay::{ParseRelayError, RelayAddress};
 use alknet_call::quic::QuicLimits;
 use alknet_core::{
     GrantTarget, Grants, Limits, ResourceGrant, ResourceKind, Role, RoleName, RoleSet, Scope,
@@ -51,9 +52,10 @@ pub struct NetworkConfig {
     /// All interfaces if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bind: Option<SocketAddr>,
-    /// Relays: URLs of your own, or `n0` for n0's public relays together with
-    /// its DNS discovery. An empty list is none. Not given means that nobody
-    /// has chosen yet, which is none too.
+    /// Relays: addresses of your own (`https://HOST[:PORT]/`, with
+    /// `#sha256=PIN` if its certificate is self-signed), or `n0` for n0's
+    /// public relays together with its DNS discovery. An empty list is none.
+    /// Not given means that nobody has chosen yet, which is none too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relays: Option<Vec<String>>,
     /// Asks the router to open a port (UPnP, NAT-PMP, PCP).
@@ -519,11 +521,11 @@ pub enum RelaySetting {
     /// n0's public relays with its DNS discovery.
     N0,
     /// One of one's own.
-    Url(iroh::RelayUrl),
+    Url(RelayAddress),
 }
 
 impl RelaySetting {
-    /// Parses `none`, `n0` or a URL.
+    /// Parses `none`, `n0` or the address of a relay ([`RelayAddress`]).
     ///
     /// # Errors
     ///
@@ -532,34 +534,14 @@ impl RelaySetting {
         match text {
             "none" => Ok(Self::None),
             "n0" => Ok(Self::N0),
-            url => parse_relay_url(url).map(Self::Url),
+            text => match text.parse() {
+                Ok(address) => Ok(Self::Url(address)),
+                Err(ParseRelayError::NotAUrl(text)) => Err(format!(
+                    "`{text}` is neither `none`, `n0` nor a relay's URL"
+                )),
+                Err(error) => Err(error.to_string()),
+            },
         }
-    }
-}
-
-/// Reads a relay's URL: `https`, or plain `http` where nobody can listen in
-/// on the way (loopback and private addresses).
-fn parse_relay_url(text: &str) -> Result<iroh::RelayUrl, String> {
-    let url: iroh::RelayUrl = text
-        .parse()
-        .map_err(|_| format!("`{text}` is neither `none`, `n0` nor a relay's URL"))?;
-    let host = url
-        .host_str()
-        .unwrap_or_default()
-        .trim_matches(['[', ']'])
-        .to_owned();
-    let private = host == "localhost"
-        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| match ip {
-            std::net::IpAddr::V4(ip) => ip.is_loopback() || ip.is_private(),
-            std::net::IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
-        });
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if private => Ok(url),
-        "http" => Err(format!(
-            "relay `{text}` is plain http on a public address; use https"
-        )),
-        other => Err(format!("relay `{text}` has scheme `{other}`; use https")),
     }
 }
 

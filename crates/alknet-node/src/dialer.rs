@@ -1,6 +1,6 @@
 //! Dials peers by what the store knows of them.
 
-use crate::admission::Admission;
+use crate::{admission::Admission, relay::RelayAddress};
 use alknet_call::{
     ALPN, connection_code,
     links::{DialError, Dialer},
@@ -13,7 +13,7 @@ use alknet_core::{
 };
 use async_trait::async_trait;
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, RelayUrl, TransportAddr,
+    Endpoint, EndpointAddr, EndpointId, TransportAddr,
     endpoint::{ConnectionError, TransportErrorCode},
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -155,8 +155,8 @@ pub(crate) fn endpoint_addr(key: &[u8; 32], addresses: &PeerAddresses) -> Option
     let relays = addresses
         .relays
         .iter()
-        .filter_map(|url| url.parse::<RelayUrl>().ok())
-        .map(TransportAddr::Relay);
+        .filter_map(|text| text.parse::<RelayAddress>().ok())
+        .map(|relay| TransportAddr::Relay(relay.url().clone()));
     Some(EndpointAddr::from_parts(id, direct.chain(relays)))
 }
 

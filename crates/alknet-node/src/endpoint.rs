@@ -7,7 +7,7 @@ use crate::{
 };
 use alknet_call::quic::QuicLimits;
 use iroh::{
-    Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr,
+    Endpoint, RelayMap, RelayMode, SecretKey, TransportAddr,
     endpoint::{BindOpts, NetReportConfig, PortmapperConfig, presets},
 };
 use std::{
@@ -85,12 +85,12 @@ pub(crate) async fn open(
     };
     probe(address)?;
     let uses_n0 = options.relays.contains(&RelaySetting::N0);
-    let own: Vec<RelayUrl> = options
+    let own: Vec<iroh::RelayConfig> = options
         .relays
         .iter()
         .filter_map(|relay| {
-            if let RelaySetting::Url(url) = relay {
-                Some(url.clone())
+            if let RelaySetting::Url(address) = relay {
+                Some(address.config())
             } else {
                 None
             }
@@ -101,7 +101,7 @@ pub(crate) async fn open(
         false => Endpoint::builder(presets::Minimal).net_report_config(probes()),
     };
     builder = match (uses_n0, own.is_empty()) {
-        (_, false) => builder.relay_mode(RelayMode::custom(own)),
+        (_, false) => builder.relay_mode(RelayMode::Custom(RelayMap::from_iter(own))),
         (true, true) => builder,
         (false, true) => builder.relay_mode(RelayMode::Disabled),
     };

@@ -26,6 +26,7 @@ mod logs;
 mod node;
 mod operations;
 mod ops;
+pub mod relay;
 pub mod remote;
 mod setup;
 pub mod ticket;

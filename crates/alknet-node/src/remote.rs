@@ -22,6 +22,7 @@ use crate::{
     dialer::endpoint_addr,
     endpoint::probes,
     join::{self, JoinRequest, is_shut},
+    relay::RelayAddress,
     ticket::Ticket,
 };
 use alknet_call::{
@@ -33,7 +34,7 @@ use alknet_core::{
     storage::{PeerAddresses, Timestamp, hex32, system_clock},
 };
 use iroh::{
-    Endpoint, RelayMode, RelayUrl, SecretKey,
+    Endpoint, RelayMap, RelayMode, SecretKey,
     endpoint::{BindOpts, NetReportConfig, PortmapperConfig, presets},
 };
 use std::{
@@ -238,10 +239,11 @@ fn unreached(reason: &str) -> CallError {
 /// An endpoint that dials, listens for nobody, and uses no relay but those of
 /// the node.
 async fn endpoint(key: &ProgramKey, addresses: &PeerAddresses) -> Result<Endpoint, CallError> {
-    let relays: Vec<RelayUrl> = addresses
+    let relays: Vec<iroh::RelayConfig> = addresses
         .relays
         .iter()
-        .filter_map(|url| url.parse().ok())
+        .filter_map(|text| text.parse::<RelayAddress>().ok())
+        .map(|relay| relay.config())
         .collect();
     let builder = Endpoint::builder(presets::Minimal);
     let builder = match relays.is_empty() {
@@ -250,7 +252,7 @@ async fn endpoint(key: &ProgramKey, addresses: &PeerAddresses) -> Result<Endpoin
             .relay_mode(RelayMode::Disabled),
         false => builder
             .net_report_config(probes())
-            .relay_mode(RelayMode::custom(relays)),
+            .relay_mode(RelayMode::Custom(RelayMap::from_iter(relays))),
     };
     let failed = |error: &dyn fmt::Display| unreached(&format!("no endpoint: {error}"));
     let v6 = (Ipv6Addr::UNSPECIFIED, 0);

@@ -228,7 +228,7 @@ fn relay_word(relay: &RelaySetting) -> String {
     match relay {
         RelaySetting::None => "none".into(),
         RelaySetting::N0 => "n0".into(),
-        RelaySetting::Url(url) => url.to_string(),
+        RelaySetting::Url(address) => address.to_string(),
     }
 }
 

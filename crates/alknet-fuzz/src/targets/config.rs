@@ -78,6 +78,10 @@ pub(super) const RELAYS: Target = Target {
             "http://169.254.169.254",
             "http://192.168.1.1",
             "http://172.16.0.1",
+            "https://r.example.org/#sha256=ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34&qad=7000",
+            "https://r.example.org/#qad=off",
+            "https://r.example.org/#qad=1&qad=2",
+            "https://a:b@r.example.org/c?d",
         ])
     },
     tokens: &[
@@ -93,13 +97,16 @@ pub(super) const RELAYS: Target = Target {
         b"/",
         b"\\",
         b"%2e",
-        b"#",
+        b"#sha256=",
+        b"qad=",
+        b"&",
+        b"off",
         b"?",
         b"[::ffff:",
         b"]",
         b".",
     ],
-    bytes_max: 120,
+    bytes_max: 420,
     held_max: MIB,
 };
 
@@ -137,13 +144,25 @@ fn config(data: &[u8]) {
 
 fn relays(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let Ok(RelaySetting::Url(url)) = RelaySetting::parse(&text) else {
+    let Ok(RelaySetting::Url(relay)) = RelaySetting::parse(&text) else {
         return note("none");
     };
+    let url = relay.url();
     let scheme = url.scheme();
     assert!(matches!(scheme, "http" | "https"), "{url}");
+    assert!(relay.pin().is_none() || scheme == "https", "{relay}");
+    assert!(
+        url.fragment().is_none() && url.query().is_none() && url.path() == "/",
+        "{url}"
+    );
     let host = url.host_str().unwrap_or_default();
-    note((scheme.to_owned(), host.len().min(20), host.starts_with('[')));
+    note((
+        scheme.to_owned(),
+        host.len().min(20),
+        host.starts_with('['),
+        relay.pin().is_some(),
+        relay.qad(),
+    ));
     if scheme == "http" {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let is_near = match bare.parse::<IpAddr>() {
@@ -161,7 +180,7 @@ fn relays(data: &[u8]) {
     }
     // As it is kept, it is read again.
     assert_eq!(
-        RelaySetting::parse(&url.to_string()),
-        Ok(RelaySetting::Url(url))
+        RelaySetting::parse(&relay.to_string()),
+        Ok(RelaySetting::Url(relay))
     );
 }
