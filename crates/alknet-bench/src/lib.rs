@@ -30,7 +30,7 @@ enum Area {
     Call(Options),
     /// One side of one contender; started by the program itself.
     #[command(hide = true)]
-    Worker(worker::Role),
+    Worker(call::Role),
 }
 
 #[derive(clap::Args, Default)]
@@ -55,7 +55,7 @@ pub fn run() -> Result<String> {
     match Arguments::parse().area {
         None => measure_calls(&Options::default()),
         Some(Area::Call(options)) => measure_calls(&options),
-        Some(Area::Worker(role)) => worker::run(role).map(|()| String::new()),
+        Some(Area::Worker(role)) => worker::run(call::serve_role(role)).map(|()| String::new()),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Processes of contenders: how they are started, told what to do and asked
 //! what it cost. Orders and answers are lines of JSON.
 
-use crate::{call, machine};
+use crate::machine;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use std::{
+    fmt::Debug,
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
@@ -14,43 +16,20 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 /// Time for one order; far more than any needs.
 const ORDER_MAX: Duration = Duration::from_secs(120);
 
-/// What a process is.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Role {
-    /// Which contender.
-    pub(crate) contender: call::Contender,
-    /// Which side of it.
-    pub(crate) side: Side,
-    /// Where the other side is, as it said; of a server its directory.
-    #[arg(default_value = "")]
-    pub(crate) place: String,
-}
-
-/// Which side of a contender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Side {
-    /// Answers.
-    Server,
-    /// Passes on what it is asked.
-    Between,
-    /// Asks.
-    Client,
-}
-
 /// What a process is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// Say what was used so far.
     Usage,
-    /// Measure.
-    Measure(call::Work),
+    /// Measure: what, its area knows.
+    Measure(Value),
 }
 
 /// What a process answers.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     Usage(Usage),
-    Measured(call::Measured),
+    Measured(Value),
     Failed(String),
 }
 
@@ -84,17 +63,9 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts one and waits until it is ready.
-    pub(crate) fn start(contender: call::Contender, side: Side, place: &str) -> Result<Self> {
-        let side_word = match side {
-            Side::Server => "server",
-            Side::Between => "between",
-            Side::Client => "client",
-        };
-        let name = format!("{} {side_word}", contender.word());
-        let own = std::env::current_exe().context("this program is not found")?;
-        let mut child = Command::new(own)
-            .args(["worker", contender.word(), side_word, place])
+    /// Starts one and waits until it is ready. Errors call it `name`.
+    pub(crate) fn start(command: &mut Command, name: String) -> Result<Self> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -121,9 +92,12 @@ impl Worker {
     }
 
     /// Lets it measure.
-    pub(crate) fn measure(&mut self, work: &call::Work) -> Result<call::Measured> {
-        match self.ask(&Order::Measure(work.clone()))? {
-            Answer::Measured(measured) => Ok(measured),
+    pub(crate) fn measure<M: DeserializeOwned>(
+        &mut self,
+        work: &(impl Serialize + Debug),
+    ) -> Result<M> {
+        match self.ask(&Order::Measure(serde_json::to_value(work)?))? {
+            Answer::Measured(measured) => Ok(serde_json::from_value(measured)?),
             Answer::Failed(why) => Err(anyhow!(why).context(format!("`{}`: {work:?}", self.name))),
             Answer::Usage(_) => bail!("`{}` answered with its usage", self.name),
         }
@@ -163,32 +137,46 @@ impl Drop for Worker {
 }
 
 /// Is such a process until no more orders can come.
-pub(crate) fn run(role: Role) -> Result<()> {
+pub(crate) fn run(serving: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(call::serve_role(role));
+    let ended = runtime.block_on(serving);
     // A read of standard input may still wait: nobody waits for it.
     runtime.shutdown_background();
     ended
 }
 
 /// Says `ready`, and follows orders until there are no more.
-pub(crate) async fn follow<R>(ready: &str, measure: impl FnMut(call::Work) -> R) -> Result<()>
+pub(crate) async fn follow<W, M, R>(ready: &str, measure: impl FnMut(W) -> R) -> Result<()>
 where
-    R: Future<Output = Result<call::Measured>>,
+    W: DeserializeOwned,
+    M: Serialize,
+    R: Future<Output = Result<M>>,
 {
     follow_with(ready, &[], measure).await
 }
 
+/// Says `ready`, and says what was used until there are no more orders.
+pub(crate) async fn stay(ready: &str) -> Result<()> {
+    stay_with(ready, &[]).await
+}
+
 /// The same; what is used includes what these other processes use.
-pub(crate) async fn follow_with<R>(
+pub(crate) async fn stay_with(ready: &str, helpers: &[u32]) -> Result<()> {
+    let nothing = |_: Value| async { bail!("a server measures nothing") };
+    follow_with::<_, Value, _>(ready, helpers, nothing).await
+}
+
+async fn follow_with<W, M, R>(
     ready: &str,
     helpers: &[u32],
-    mut measure: impl FnMut(call::Work) -> R,
+    mut measure: impl FnMut(W) -> R,
 ) -> Result<()>
 where
-    R: Future<Output = Result<call::Measured>>,
+    W: DeserializeOwned,
+    M: Serialize,
+    R: Future<Output = Result<M>>,
 {
     say(&ready).await?;
     let mut orders = tokio::io::BufReader::new(tokio::io::stdin()).lines();
@@ -206,9 +194,10 @@ where
                 Answer::Usage(others.fold(own, Usage::and))
             }
             Order::Measure(work) => {
+                let work = serde_json::from_value(work)?;
                 let measured = tokio::time::timeout(ORDER_MAX, measure(work)).await;
                 match measured.unwrap_or_else(|_| Err(anyhow!("took longer than {ORDER_MAX:?}"))) {
-                    Ok(measured) => Answer::Measured(measured),
+                    Ok(measured) => Answer::Measured(serde_json::to_value(measured)?),
                     Err(error) => Answer::Failed(format!("{error:#}")),
                 }
             }

@@ -1,8 +1,8 @@
 //! irpc over iroh: postcard, one enum for all requests, no access.
 
 use super::{endpoint, measure::Client, payload::Payload};
-use crate::worker::follow;
-use anyhow::{Context, Result, bail};
+use crate::worker;
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use iroh::{Endpoint, SecretKey, protocol::Router};
 use irpc::{
@@ -42,7 +42,7 @@ pub(crate) async fn serve() -> Result<()> {
         .accept(ALPN, IrohProtocol::with_sender(sender))
         .spawn();
     let place = endpoint::place(&endpoint)?;
-    let ended = follow(&place, |_| async { bail!("a server measures nothing") }).await;
+    let ended = worker::stay(&place).await;
     router.shutdown().await?;
     ended
 }

@@ -5,23 +5,46 @@ mod bare_irpc;
 mod door;
 mod endpoint;
 mod grpc;
-mod measure;
+pub(crate) mod measure;
 mod native;
 mod nats;
-mod payload;
-mod raw;
+pub(crate) mod payload;
+pub(crate) mod raw;
 mod report;
 mod tls;
 mod whole_node;
 
 use crate::{
     machine,
-    worker::{Role, Side, Usage, Worker},
+    worker::{Usage, Worker},
 };
 use anyhow::{Context, Result};
 use payload::Payload;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, process::Command};
+
+/// What a process is.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Role {
+    /// Which contender.
+    contender: Contender,
+    /// Which side of it.
+    side: Side,
+    /// Where the other side is, as it said; of a server its directory.
+    #[arg(default_value = "")]
+    place: String,
+}
+
+/// Which side of a contender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Side {
+    /// Answers.
+    Server,
+    /// Passes on what it is asked.
+    Between,
+    /// Asks.
+    Client,
+}
 
 /// Who is measured.
 #[derive(
@@ -250,6 +273,22 @@ struct Pair {
     servers: Vec<Worker>,
 }
 
+/// Starts one side of a contender.
+fn start(contender: Contender, side: Side, place: &str) -> Result<Worker> {
+    let side = match side {
+        Side::Server => "server",
+        Side::Between => "between",
+        Side::Client => "client",
+    };
+    let own = std::env::current_exe().context("this program is not found")?;
+    let name = format!("{} {side}", contender.word());
+    let mut command = Command::new(own);
+    Worker::start(
+        command.args(["worker", contender.word(), side, place]),
+        name,
+    )
+}
+
 impl Pair {
     fn start(contender: Contender, folder: &Path) -> Result<Self> {
         let directory = |side: &str| {
@@ -260,17 +299,17 @@ impl Pair {
         let mut servers = Vec::new();
         let mut place = String::new();
         if contender != Contender::Door {
-            let server = Worker::start(contender, Side::Server, &directory("server")?)?;
+            let server = start(contender, Side::Server, &directory("server")?)?;
             place.clone_from(&server.ready);
             servers.push(server);
         }
         if contender == Contender::Hub {
             let own = format!("{}\n{place}", directory("between")?);
-            let between = Worker::start(contender, Side::Between, &own)?;
+            let between = start(contender, Side::Between, &own)?;
             place.clone_from(&between.ready);
             servers.push(between);
         }
-        let client = Worker::start(contender, Side::Client, &place)?;
+        let client = start(contender, Side::Client, &place)?;
         Ok(Self { client, servers })
     }
 
@@ -291,7 +330,7 @@ impl Pair {
         {
             // What was idle is woken before anything is counted.
             let ms = ms / 8;
-            self.client.measure(&Work::Unary {
+            let _: Measured = self.client.measure(&Work::Unary {
                 payload,
                 in_flight,
                 ms,

@@ -6,7 +6,7 @@ use super::{
     measure::Client,
     payload::{Amount, Payload, chunks, operations},
 };
-use crate::worker::follow;
+use crate::worker;
 use alknet_call::{ALPN, Request, Session, SessionConfig, connection_code, quic::QuicConnection};
 use alknet_core::{
     AuditRow, AuditSink, AuditWriter, Caller, Credential, Dispatcher, GrantTarget, Grants,
@@ -16,7 +16,7 @@ use alknet_core::{
         NodeKey, PeerRecord, StoreError, system_clock,
     },
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -91,7 +91,7 @@ pub(crate) async fn serve() -> Result<()> {
     let endpoint = endpoint::open(SecretKey::from_bytes(&[2; 32]), &[ALPN]).await?;
     let accepting = tokio::spawn(accept(endpoint.clone(), door));
     let place = endpoint::place(&endpoint)?;
-    let ended = follow(&place, |_| async { bail!("a server measures nothing") }).await;
+    let ended = worker::stay(&place).await;
     accepting.abort();
     endpoint.close().await;
     ended

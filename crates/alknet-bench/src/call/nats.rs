@@ -5,7 +5,7 @@ use super::{
     payload::{self, Payload},
     tls::{HOST, SelfSigned},
 };
-use crate::worker::follow_with;
+use crate::worker;
 use anyhow::{Context, Result, bail};
 use async_nats::{ConnectOptions, Subject};
 use bytes::Bytes;
@@ -43,8 +43,7 @@ pub(crate) async fn serve(directory: &str) -> Result<()> {
         }
     });
     let helpers = [broker.child.id().context("it runs")?];
-    let nothing = |_| async { bail!("a server measures nothing") };
-    let ended = follow_with(&place, &helpers, nothing).await;
+    let ended = worker::stay_with(&place, &helpers).await;
     answering.abort();
     broker.child.kill().await?;
     ended

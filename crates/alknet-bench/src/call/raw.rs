@@ -6,8 +6,8 @@ use super::{
     measure::Client,
     payload::{CHUNK_BYTES, Payload, chunks},
 };
-use crate::worker::follow;
-use anyhow::{Result, bail};
+use crate::worker;
+use anyhow::Result;
 use bytes::Bytes;
 use iroh::{
     Endpoint, SecretKey,
@@ -25,7 +25,7 @@ pub(crate) async fn serve() -> Result<()> {
     let endpoint = endpoint::open(SecretKey::from_bytes(&[1; 32]), &[ECHO, BULK]).await?;
     let accepting = tokio::spawn(accept(endpoint.clone()));
     let place = endpoint::place(&endpoint)?;
-    let ended = follow(&place, |_| async { bail!("a server measures nothing") }).await;
+    let ended = worker::stay(&place).await;
     accepting.abort();
     endpoint.close().await;
     ended

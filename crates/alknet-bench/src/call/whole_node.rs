@@ -2,9 +2,9 @@
 //! SQLite; alone, and with a third one between two.
 
 use super::payload::operations;
-use crate::worker::follow;
+use crate::worker;
 use alknet_node::{Node, NodeBuilder};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::{net::Ipv4Addr, time::Duration};
 
 /// How the node behind the one between is called there.
@@ -49,7 +49,7 @@ async fn start(described: NodeBuilder) -> Result<Node> {
 }
 
 async fn stay(node: Node, ready: &str) -> Result<()> {
-    let ended = follow(ready, |_| async { bail!("a server measures nothing") }).await;
+    let ended = worker::stay(ready).await;
     node.shutdown(Duration::from_secs(1)).await;
     ended
 }
