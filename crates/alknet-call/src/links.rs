@@ -2,10 +2,18 @@
 //! again with growing delays, and carries calls in both directions, whoever
 //! opened its connections.
 
+mod report;
+mod tally;
+
+pub use self::report::{
+    LinkEvent, LinkReport, LinkState, PATH_CHANGES_KEPT, Packets, PathChange, PathEnd, Traffic,
+};
+pub(crate) use self::tally::traffic_of;
+use self::tally::{SAMPLE_EVERY, Tally};
 use crate::{
     import::{WeakForwarder, import_catalogues},
     limits::connection_code,
-    quic::{PathReport, QuicConnection},
+    quic::QuicConnection,
     session::{Session, SessionConfig, SessionError},
 };
 use alknet_core::{
@@ -14,8 +22,10 @@ use alknet_core::{
     transport::{Connection, ConnectionClosed},
 };
 use async_trait::async_trait;
+use futures::StreamExt;
+use iroh::endpoint::PathEvent;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -36,6 +46,11 @@ const CHANNELS_DIAL_MAX: Duration = Duration::from_secs(3);
 const CHANNELS_RETRY: Duration = Duration::from_secs(60);
 /// A link that held this long is dialled again without delay.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// How old an attempt must be before a change of the network ends it for a new
+/// one: a younger one has hardly waited for the old network.
+const ATTEMPT_MIN: Duration = Duration::from_secs(2);
+/// How long a change of the path is waited for to settle, before it is told.
+const SETTLES: Duration = Duration::from_millis(100);
 /// In its Hello: this side serves operations, so they are worth importing.
 pub const FEATURE_OPERATIONS: &str = "operations";
 /// In its Hello: this connection carries channels, so that bulk never delays
@@ -96,58 +111,11 @@ pub enum DialError {
     },
 }
 
-/// What a link is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkState {
-    /// Calls go through.
-    Connected,
-    /// Being dialled.
-    Connecting,
-    /// Dialled again after a delay.
-    Waiting,
-    /// Nobody dials: the other side may.
-    Idle,
-}
-
-impl LinkState {
-    /// As listed.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            LinkState::Connected => "connected",
-            LinkState::Connecting => "connecting",
-            LinkState::Waiting => "waiting",
-            LinkState::Idle => "idle",
-        }
-    }
-}
-
-/// A link as shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkReport {
-    /// What it is doing.
-    pub state: LinkState,
-    /// Since when.
-    pub since: Timestamp,
-    /// How it reaches the peer.
-    pub path: Option<PathReport>,
-    /// Why the last attempt failed.
-    pub last_error: Option<String>,
-}
-
-/// Something happened to a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkEvent {
-    /// Whose link.
-    pub peer: PeerId,
-    /// How it is now.
-    pub report: LinkReport,
-}
-
 struct Attached {
     session: Arc<Session>,
     quic: QuicConnection,
     carries_channels: bool,
+    tally: Arc<Tally>,
 }
 
 struct LinkInner {
@@ -155,6 +123,12 @@ struct LinkInner {
     state: LinkState,
     since: Timestamp,
     last_error: Option<String>,
+    /// The path that calls took last.
+    path: Option<PathEnd>,
+    path_changes: u64,
+    changes: VecDeque<PathChange>,
+    /// Of connections that have ended.
+    past: Traffic,
 }
 
 /// One peer's link.
@@ -179,6 +153,8 @@ struct Shared {
     /// Every session, a command line's among them, to be drained.
     sessions: Mutex<Vec<Weak<Session>>>,
     events: broadcast::Sender<LinkEvent>,
+    /// Counts changes of the network.
+    network: watch::Sender<u64>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -217,6 +193,7 @@ impl Links {
             links: Mutex::default(),
             sessions: Mutex::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
+            network: watch::Sender::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -278,11 +255,11 @@ impl Links {
             .apply(alknet_core::Change::RemovePeer(peer.clone()));
     }
 
-    /// Tries all waiting links at once: the network has changed.
+    /// Dials all links that are down at once, as if they had never failed: the
+    /// network has changed, or is back. An attempt under way that has waited
+    /// for two seconds is given up for a new one.
     pub fn network_changed(&self) {
-        for link in lock(&self.0.links).values() {
-            link.wake.notify_one();
-        }
+        self.0.network.send_modify(|count| *count += 1);
     }
 
     /// Serves a connection that `caller` opened; returns when it has ended.
@@ -347,6 +324,10 @@ impl Links {
             state: LinkState::Idle,
             since: self.0.dialer.now(),
             last_error: None,
+            path: None,
+            path_changes: 0,
+            changes: VecDeque::new(),
+            past: Traffic::default(),
         };
         let link = Arc::new(Link {
             peer: peer.clone(),
@@ -371,33 +352,85 @@ impl Links {
 
     fn attach(
         &self,
-        link: &Link,
+        link: &Arc<Link>,
         session: Arc<Session>,
         quic: QuicConnection,
         carries_channels: bool,
     ) {
+        let tally = Arc::new(Tally::default());
         lock(&link.inner).sessions.push(Attached {
             session,
-            quic,
+            quic: quic.clone(),
             carries_channels,
+            tally: tally.clone(),
         });
         link.sessions_changed.send_modify(|count| *count += 1);
+        link.note_path(self.0.dialer.now());
         self.set_state(link, LinkState::Connected, None);
+        let (links, link) = (self.clone(), link.clone());
+        self.0.tasks.spawn(async move {
+            tokio::select! {
+                () = links.follow_paths(&link, quic, &tally) => {}
+                () = link.gone.cancelled() => {}
+            }
+        });
+    }
+
+    /// Counts what the paths of a connection carried, and tells when calls go
+    /// over to another; until the connection ends.
+    async fn follow_paths(&self, link: &Link, quic: QuicConnection, tally: &Tally) {
+        let mut events = quic.inner().path_events();
+        // What happened before somebody listened.
+        let mut changed = link.note_path(self.0.dialer.now());
+        let mut sampling = tokio::time::interval(SAMPLE_EVERY);
+        loop {
+            tokio::select! {
+                event = events.next() => {
+                    let Some(event) = event else { return };
+                    if let PathEvent::Closed { id, remote_addr, last_stats, .. } = event {
+                        tally.ended(id, &last_stats, remote_addr.is_relay());
+                    }
+                    changed |= link.note_path(self.0.dialer.now());
+                }
+                _ = sampling.tick() => tally.sample(tally.total(&quic).packets),
+                () = tokio::time::sleep(SETTLES), if changed => {
+                    changed = false;
+                    self.tell(link);
+                }
+            }
+        }
+    }
+
+    fn tell(&self, link: &Link) {
+        // Nobody watching is fine.
+        let _ = self.0.events.send(LinkEvent {
+            peer: link.peer.clone(),
+            report: link.report(),
+        });
     }
 
     /// Takes one connection out. Others, newer ones among them, stay.
     fn detach(&self, link: &Link, connection: u64) {
         let alone = {
             let mut inner = lock(&link.inner);
-            inner
-                .sessions
-                .retain(|attached| attached.session.info().id != connection);
+            let mut ended = Traffic::default();
+            inner.sessions.retain(|attached| {
+                let stays = attached.session.info().id != connection;
+                if !stays {
+                    ended += attached.tally.total(&attached.quic);
+                }
+                stays
+            });
+            inner.past += ended;
             !inner
                 .sessions
                 .iter()
                 .any(|attached| !attached.carries_channels)
         };
         link.sessions_changed.send_modify(|count| *count += 1);
+        if link.note_path(self.0.dialer.now()) {
+            self.tell(link);
+        }
         if alone && !link.gone.is_cancelled() {
             let supervised = *lock(&link.supervised);
             self.set_state(
@@ -428,16 +461,13 @@ impl Links {
             inner.state = state;
             inner.last_error = last_error;
         }
-        // Nobody watching is fine.
-        let _ = self.0.events.send(LinkEvent {
-            peer: link.peer.clone(),
-            report: link.report(),
-        });
+        self.tell(link);
     }
 
     /// Dials for as long as the link is kept.
     async fn supervise(&self, link: &Arc<Link>) {
         let mut delay = BACKOFF_MIN;
+        let mut network = self.0.network.subscribe();
         loop {
             if link.session().is_some() {
                 link.wait_until_alone().await;
@@ -447,7 +477,13 @@ impl Links {
             let last_error = lock(&link.inner).last_error.clone();
             self.set_state(link, LinkState::Connecting, last_error);
             let began = Instant::now();
-            let failed = match self.dial(link, false).await {
+            // A change from here on is seen below, however the attempt ends.
+            network.borrow_and_update();
+            let dialled = tokio::select! {
+                dialled = self.dial(link, false) => dialled,
+                () = outdated(network.clone(), began) => continue,
+            };
+            let failed = match dialled {
                 // The task that the link belongs to now tells when it ends.
                 Ok(session) => {
                     let closed = session.closed().await;
@@ -466,6 +502,8 @@ impl Links {
             tokio::select! {
                 () = tokio::time::sleep(jittered(delay)) => delay = (delay * 2).min(BACKOFF_MAX),
                 () = link.wake.notified() => delay = BACKOFF_MIN,
+                // The sender lives as long as this.
+                _ = network.changed() => delay = BACKOFF_MIN,
             }
         }
     }
@@ -635,9 +673,41 @@ impl Link {
         while self.session().is_some() && changes.changed().await.is_ok() {}
     }
 
+    /// Notes which path calls take; whether it is another than before.
+    fn note_path(&self, now: Timestamp) -> bool {
+        let mut inner = lock(&self.inner);
+        let Some(to) = inner.live(false).and_then(|live| live.quic.selected()) else {
+            return false;
+        };
+        if inner.path.as_ref() == Some(&to) {
+            return false;
+        }
+        let before = inner.path.replace(to.clone());
+        if let Some(from) = before {
+            inner.path_changes += 1;
+            inner.changes.push_back(PathChange { at: now, from, to });
+            if inner.changes.len() > PATH_CHANGES_KEPT {
+                inner.changes.pop_front();
+            }
+        }
+        true
+    }
+
     fn report(&self) -> LinkReport {
         let inner = lock(&self.inner);
         let live = inner.live(false);
+        let (mut traffic, mut recent) = (inner.past, Packets::default());
+        let mut paths = Vec::new();
+        for attached in &inner.sessions {
+            let total = attached.tally.total(&attached.quic);
+            recent += attached.tally.recent(total.packets);
+            traffic += total;
+            let carries_channels = attached.carries_channels;
+            paths.extend(attached.quic.paths().into_iter().map(|mut path| {
+                path.carries_channels = carries_channels;
+                path
+            }));
+        }
         LinkReport {
             state: if live.is_some() {
                 LinkState::Connected
@@ -647,8 +717,24 @@ impl Link {
             since: inner.since,
             path: live.and_then(|attached| attached.quic.path()),
             last_error: inner.last_error.clone(),
+            paths,
+            connections: inner.sessions.len(),
+            traffic,
+            recent,
+            path_changes: inner.path_changes,
+            changes: inner.changes.iter().cloned().collect(),
         }
     }
+}
+
+/// Waits until the network has changed and an attempt that began then has had
+/// its chance.
+async fn outdated(mut network: watch::Receiver<u64>, began: Instant) {
+    if network.changed().await.is_err() {
+        // Nobody can change it any more.
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep_until(began + ATTEMPT_MIN).await;
 }
 
 /// Why the other side ended a connection, if it does not want this node.

@@ -1,5 +1,6 @@
 //! Core's neutral [`Connection`] over an iroh connection.
 
+use crate::links::{PathEnd, Traffic, traffic_of};
 use alknet_core::{
     Credential,
     transport::{BiStream, Connection, ConnectionClosed, ConnectionInfo, RecvHalf, SendHalf},
@@ -80,17 +81,56 @@ impl QuicLimits {
     }
 }
 
-/// How a connection reaches the other side at this moment.
+/// One open path of a connection, as it is at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathReport {
-    /// The selected path is direct (not through a relay).
+    /// The path is direct (not through a relay).
     pub is_direct: bool,
-    /// Address of the selected path: a socket address or a relay's URL.
+    /// Where it leads: a socket address or a relay's URL.
     pub address: String,
-    /// Round-trip time of the selected path.
+    /// What is sent takes this path; the others are kept for when it fails.
+    pub is_selected: bool,
+    /// Its connection is for channels, not for calls.
+    pub carries_channels: bool,
+    /// Round-trip time as estimated (RFC 9002, section 5).
     pub rtt: Duration,
-    /// All open paths.
-    pub paths: usize,
+    /// Largest UDP payload that it takes, in bytes (RFC 9000, section 14.3).
+    pub mtu: u16,
+    /// What it carried.
+    pub traffic: Traffic,
+}
+
+impl PathReport {
+    fn of(path: &endpoint::Path<'_>) -> Self {
+        let (is_direct, address) = path_end(path.remote_addr());
+        let stats = path.stats();
+        Self {
+            is_direct,
+            address,
+            is_selected: path.is_selected(),
+            carries_channels: false,
+            rtt: stats.rtt,
+            mtu: stats.current_mtu,
+            traffic: traffic_of(&stats, path.is_relay()),
+        }
+    }
+
+    /// Where it leads.
+    #[must_use]
+    pub fn end(&self) -> PathEnd {
+        PathEnd {
+            is_direct: self.is_direct,
+            address: self.address.clone(),
+        }
+    }
+}
+
+fn path_end(address: &TransportAddr) -> (bool, String) {
+    match address {
+        TransportAddr::Ip(addr) => (true, addr.to_string()),
+        TransportAddr::Relay(url) => (false, url.to_string()),
+        other => (true, format!("{other:?}")),
+    }
 }
 
 /// An iroh connection.
@@ -122,26 +162,31 @@ impl QuicConnection {
         Self { inner, info }
     }
 
-    /// The selected path, if one is.
+    /// The selected path, or else the oldest open one.
     #[must_use]
     pub fn path(&self) -> Option<PathReport> {
         let paths = self.inner.paths();
-        let count = paths.iter().count();
         let path = paths
             .iter()
             .find(|path| path.is_selected())
             .or_else(|| paths.iter().next())?;
-        let (is_direct, address) = match path.remote_addr() {
-            TransportAddr::Ip(addr) => (true, addr.to_string()),
-            TransportAddr::Relay(url) => (false, url.to_string()),
-            other => (true, format!("{other:?}")),
-        };
-        Some(PathReport {
-            is_direct,
-            address,
-            rtt: path.rtt(),
-            paths: count,
-        })
+        Some(PathReport::of(&path))
+    }
+
+    /// All open paths.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathReport> {
+        let paths = self.inner.paths();
+        paths.iter().map(|path| PathReport::of(&path)).collect()
+    }
+
+    /// Where the selected path leads; `None` while none is selected.
+    #[must_use]
+    pub fn selected(&self) -> Option<PathEnd> {
+        let paths = self.inner.paths();
+        let path = paths.iter().find(|path| path.is_selected())?;
+        let (is_direct, address) = path_end(path.remote_addr());
+        Some(PathEnd { is_direct, address })
     }
 
     /// Direct addresses at which the other side was seen.

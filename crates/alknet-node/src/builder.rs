@@ -3,6 +3,7 @@
 use crate::{
     admission::{Admission, AdmissionLimits, Neutral, QuicHandler},
     config::{Config, ConfigError, ConfigSource, RelaySetting},
+    connectivity,
     data_dir::{DataDir, DataDirError},
     dialer::StoreDialer,
     endpoint::{self, BindError, EndpointOptions},
@@ -11,6 +12,7 @@ use crate::{
     node::{Node, OWNER, Parts, Shared, VERSION},
     operations::{OperationsError, configured_operations, demo_operations, names},
     ops,
+    relay::Relays,
     setup::{InitError, InitOptions, NodeKeys, OpenKeysError, init, is_initialised, open_keys},
     unasked::Asked,
 };
@@ -33,7 +35,6 @@ use alknet_store::{InstanceLock, LockError, OpenStoreError, Store};
 use alknet_vault::OpenVaultError;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use n0_watcher::Watcher;
 use std::{
     net::SocketAddr,
     path::PathBuf,
@@ -305,13 +306,15 @@ impl NodeBuilder {
         ensure_owner(&identities, keys.owner_public).await?;
 
         let quic = config.limits.quic();
+        let known_relays = Relays::new(&relays);
         let admission = Admission::new(identities.clone(), admission_limits(&config));
         let endpoint = endpoint::open(
             &data,
             EndpointOptions {
                 key: keys.node.clone(),
                 bind: config.network.bind,
-                relays: &relays,
+                relays: &known_relays,
+                n0: relays.contains(&RelaySetting::N0),
                 port_mapping: config.network.port_mapping,
                 limits: quic,
                 // None yet: the protocols are set once they can be served.
@@ -335,6 +338,7 @@ impl NodeBuilder {
             exec: exec.clone(),
             name: name.clone(),
             relays,
+            known_relays: known_relays.clone(),
             key: *keys.node.public().as_bytes(),
             started: Instant::now(),
             started_at,
@@ -379,6 +383,7 @@ impl NodeBuilder {
             endpoint: endpoint.clone(),
             identities: identities.clone(),
             admission: admission.clone(),
+            relays: known_relays.clone(),
         });
         let session = SessionConfig {
             software: format!("alknet/{VERSION}"),
@@ -623,16 +628,8 @@ fn spawn_tasks(
     ];
     let identities = shared.identities.clone();
     tasks.push(tokio::spawn(async move { identities.expire().await }));
-    let (following, mut addresses) = (shared.clone(), endpoint.watch_addr());
-    tasks.push(tokio::spawn(async move {
-        while addresses.updated().await.is_ok() {
-            following.refresh_places();
-            if let Err(cause) = following.data.write_runtime(&following.runtime()) {
-                tracing::warn!(%cause, "runtime.json was not written");
-            }
-            following.links().network_changed();
-        }
-    }));
+    let following = connectivity::follow(shared.clone(), endpoint.clone());
+    tasks.push(tokio::spawn(following));
     let seeing = shared.clone();
     tasks.push(tokio::spawn(async move { note_seen(seeing).await }));
     let (identities, kept) = (

@@ -17,6 +17,7 @@ mod admission;
 mod builder;
 mod check;
 pub mod config;
+mod connectivity;
 pub mod control;
 pub mod data_dir;
 mod dialer;

@@ -4,6 +4,7 @@ mod audit;
 mod invites;
 mod node;
 mod peers;
+mod ping;
 mod roles;
 
 use crate::node::Shared;
@@ -24,6 +25,7 @@ pub(crate) struct NoInput {}
 /// Everything that every node has.
 pub(crate) fn builtin(shared: &Arc<Shared>) -> Vec<Registration> {
     let mut operations = node::operations(shared);
+    operations.extend(ping::operations(shared));
     operations.extend(peers::operations(shared));
     operations.extend(invites::operations(shared));
     operations.extend(audit::operations(shared));

@@ -3,16 +3,18 @@
 mod dial;
 mod edit;
 mod join;
+mod link;
 
 use self::{
     dial::dial,
     edit::{add, change_grants, remove, rotate, update},
     join::join_peer,
+    link::{LinkView, link_view, watch},
 };
 use super::{NoInput, grant_texts, no_peer, until_stopping};
 use crate::node::Shared;
 use alknet_core::{
-    CallError, Context, ErrorSpec, Operation, PeerId, Registration,
+    CallError, Context, ErrorSpec, Operation, Registration,
     storage::{PeerRecord, hex32},
 };
 use schemars::JsonSchema;
@@ -64,27 +66,6 @@ struct PeerKey {
     /// Until when it is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-struct LinkView {
-    /// `connected`, `connecting`, `waiting` or `idle`.
-    state: String,
-    /// `direct`, `relay` or `none`.
-    path: String,
-    /// The address or relay in use.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
-    /// Round-trip time in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rtt_ms: Option<f64>,
-    /// Since when.
-    since: String,
-    /// Operations that this node may call there.
-    operations: usize,
-    /// Why the last attempt failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_error: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -231,19 +212,6 @@ struct JoinOutput {
     notes: Vec<String>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-struct LinkItem {
-    /// The peer.
-    peer: String,
-    /// `connected`, `connecting`, `waiting` or `idle`.
-    state: String,
-    /// `direct`, `relay` or `none`.
-    path: String,
-    /// Round-trip time in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rtt_ms: Option<f64>,
-}
-
 pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
     macro_rules! with {
         (|$s:ident, $cx:ident, $input:ident: $I:ty| $body:expr) => {{
@@ -262,11 +230,11 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
         Operation::query("peers/show", "Shows one peer.")
             .example(json!({ "peer": "laptop" }), sample.clone())
             .handler(with!(|shared, _cx, input: PeerInput| find(&shared, &input.peer).map(|peer| view(&shared, &peer)))),
-        Operation::subscription("peers/watch", "Follows how the peers are linked.")
-            .example(json!({}), json!({ "peer": "laptop", "state": "connected", "path": "direct", "rtt_ms": 0.4 }))
+        Operation::subscription("peers/watch", "Follows how the peers are linked: every change of a state or of a path.")
+            .example(json!({}), json!({ "peer": "laptop", "state": "connected", "path": "direct", "address": "192.168.1.7:4433", "rtt_ms": 0.4, "path_changes": 0 }))
             .stream(with!(|shared, _cx, _input: NoInput| Ok(until_stopping(&shared, watch(&shared))))),
         Operation::query("peers/dial", "Dials a peer now, and waits until it is linked.")
-            .example(json!({ "peer": "laptop" }), json!({ "state": "connected", "path": "direct", "since": "2026-01-01T00:00:00.000Z", "operations": 12 }))
+            .example(json!({ "peer": "laptop" }), json!({ "state": "connected", "path": "direct", "address": "192.168.1.7:4433", "rtt_ms": 0.4, "mtu": 1452, "bytes_sent": 5120, "bytes_received": 4096, "relay_share": 0.0, "connections": 1, "paths": [], "path_changes": 0, "changes": [], "since": "2026-01-01T00:00:00.000Z", "operations": 12 }))
             .handler(with!(|shared, _cx, input: DialInput| dial(&shared, input).await)),
         Operation::mutation("peers/add", "Makes a key a peer.")
             .example(json!({ "peer": "laptop", "grants": ["reader"] }), sample.clone())
@@ -324,25 +292,6 @@ fn find(shared: &Shared, name: &str) -> Result<PeerRecord, CallError> {
         .ok_or_else(|| no_peer(&shared.identities, name))
 }
 
-/// How a peer is linked, if it ever was.
-fn link_view(shared: &Shared, peer: &PeerId) -> Option<LinkView> {
-    let report = shared.links().report(peer);
-    let view = shared.door().registry().view();
-    let operations = view.peer(peer.as_str()).count();
-    report.map(|report| LinkView {
-        state: report.state.as_str().into(),
-        path: path_text(report.path.as_ref()),
-        address: report.path.as_ref().map(|path| path.address.clone()),
-        rtt_ms: report
-            .path
-            .as_ref()
-            .map(|path| path.rtt.as_secs_f64() * 1000.0),
-        since: report.since.to_string(),
-        operations,
-        last_error: report.last_error,
-    })
-}
-
 fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
     let link = link_view(shared, &peer.id);
     Peer {
@@ -373,58 +322,4 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
         connected: link.as_ref().is_some_and(|link| link.state == "connected"),
         link,
     }
-}
-
-fn path_text(path: Option<&alknet_call::quic::PathReport>) -> String {
-    match path {
-        Some(path) if path.is_direct => "direct".into(),
-        Some(_) => "relay".into(),
-        None => "none".into(),
-    }
-}
-
-fn watch(
-    shared: &Arc<Shared>,
-) -> impl futures::Stream<Item = Result<LinkItem, CallError>> + Send + 'static + use<> {
-    let events = shared.links().events();
-    let item = |peer: &PeerId, report: &alknet_call::links::LinkReport| LinkItem {
-        peer: peer.to_string(),
-        state: report.state.as_str().into(),
-        path: path_text(report.path.as_ref()),
-        rtt_ms: report
-            .path
-            .as_ref()
-            .map(|path| path.rtt.as_secs_f64() * 1000.0),
-    };
-    let present = move |shared: &Shared| -> Vec<LinkItem> {
-        let peers = shared.identities.snapshot().peers;
-        peers
-            .iter()
-            .filter_map(|peer| {
-                shared
-                    .links()
-                    .report(&peer.id)
-                    .map(|report| item(&peer.id, &report))
-            })
-            .collect()
-    };
-    let first: std::collections::VecDeque<LinkItem> = present(shared).into();
-    futures::stream::unfold(
-        (shared.clone(), events, first),
-        move |(shared, mut events, mut waiting)| async move {
-            loop {
-                if let Some(item) = waiting.pop_front() {
-                    return Some((Ok(item), (shared, events, waiting)));
-                }
-                match events.recv().await {
-                    Ok(event) => waiting.push_back(item(&event.peer, &event.report)),
-                    // Fell behind: the present states stand for what was missed.
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
-                        waiting = present(&shared).into()
-                    }
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return None,
-                }
-            }
-        },
-    )
 }

@@ -147,6 +147,7 @@ async fn nothing_is_listed_that_cannot_be_called() {
         names,
         [
             "node/info",
+            "node/ping",
             "roles/list",
             "services/list",
             "services/schema",

@@ -1,6 +1,9 @@
 //! `peers/dial`: a link, now.
 
-use super::{DialInput, LinkView, find, link_view};
+use super::{
+    DialInput, find,
+    link::{LinkView, link_view},
+};
 use crate::node::Shared;
 use alknet_call::links::LinkState;
 use alknet_core::{CallError, ErrorCode, PeerId};
