@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Join(commands::join::JoinArgs),
     /// Lists and changes peers
     Peers(commands::peers::PeersArgs),
+    /// Measures the way to a peer: time, path, relay or direct
+    Ping(commands::ping::PingArgs),
     /// Gives a peer a role, an operation, a scope or a resource
     Grant(commands::grants::GrantArgs),
     /// Takes grants from a peer
@@ -103,7 +105,10 @@ pub(crate) enum Command {
 impl Command {
     /// Whether Ctrl-C simply ends it. The others handle signals themselves.
     pub(crate) fn ends_on_interrupt(&self) -> bool {
-        !matches!(self, Command::Up(_) | Command::Exec(_) | Command::Shell(_))
+        !matches!(
+            self,
+            Command::Up(_) | Command::Exec(_) | Command::Shell(_) | Command::Ping(_)
+        )
     }
 }
 

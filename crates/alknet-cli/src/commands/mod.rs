@@ -20,6 +20,7 @@ pub(crate) mod join;
 pub(crate) mod logs;
 pub(crate) mod ops;
 pub(crate) mod peers;
+pub(crate) mod ping;
 pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod status;
@@ -47,6 +48,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Invite(args) => return invite::run(app, args).await,
         Command::Join(args) => join::run(app, args).await?,
         Command::Peers(args) => peers::run(app, args).await?,
+        Command::Ping(args) => return ping::run(app, args).await,
         Command::Grant(args) => grants::change(app, &args, "peers/grant").await?,
         Command::Revoke(args) => grants::change(app, &args, "peers/revoke").await?,
         Command::Grants(args) => grants::list(app, &args).await?,
