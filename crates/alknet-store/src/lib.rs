@@ -8,6 +8,10 @@
 //! next transaction, each in a savepoint of its own. A few more connections
 //! read, and see every change that was acknowledged before they began.
 //!
+//! Where peers were found ([`KeptPlace`]), the networks the node belongs to
+//! ([`KeptNetwork`]) and the address records of peers ([`KeptRecord`]) lie here
+//! too, under plain methods of [`Store`].
+//!
 //! Other crates put their own rows into the same file, and into the same
 //! transaction, with [`Store::write`].
 //!
@@ -45,6 +49,7 @@ mod lock;
 mod meta;
 mod migrate;
 mod open;
+mod places;
 mod readers;
 mod store;
 mod writer;
@@ -53,6 +58,7 @@ pub use crate::{
     fault::JobError,
     lock::{InstanceLock, LockError},
     open::OpenStoreError,
+    places::{KeptNetwork, KeptPlace, KeptRecord},
     store::{Store, WriteStats},
 };
 /// The SQLite binding that [`Store::read`] and [`Store::write`] hand out.

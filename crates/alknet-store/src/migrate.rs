@@ -8,9 +8,10 @@ pub(crate) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"alkn");
 
 /// The migration at index `n` leads from format `n` to format `n + 1`. What
 /// has been released is never edited.
-pub(crate) const MIGRATIONS: &[&str] = &[include_str!(
-    "../migrations/0001_identities_audit_calls.sql"
-)];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_identities_audit_calls.sql"),
+    include_str!("../migrations/0002_places_networks_records.sql"),
+];
 
 /// What a file says about itself.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ mod durability;
 mod format;
 mod lock;
 mod open;
+mod places;
 mod writer;
 
 use alknet_store::Store;

@@ -1,5 +1,13 @@
 PRAGMA application_id = 1634495342;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
+
+CREATE TABLE address_records (
+  network BLOB NOT NULL CHECK (length(network) = 16),
+  node BLOB NOT NULL CHECK (length(node) = 32),
+  sequence INTEGER NOT NULL,
+  record BLOB NOT NULL,
+  PRIMARY KEY (network, node)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE audit (
   number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -75,6 +83,12 @@ CREATE TABLE meta (
   value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE networks (
+  id BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+  position INTEGER NOT NULL UNIQUE,
+  sealed BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE peer_groups (
   peer TEXT NOT NULL REFERENCES peers (id) ON DELETE CASCADE,
   group_name TEXT NOT NULL,
@@ -87,6 +101,13 @@ CREATE TABLE peer_node_keys (
   position INTEGER NOT NULL,
   until INTEGER,
   UNIQUE (peer, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_places (
+  key BLOB NOT NULL CHECK (length(key) = 32),
+  address TEXT NOT NULL,
+  at INTEGER NOT NULL,
+  PRIMARY KEY (key, address)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE peer_ssh_keys (
