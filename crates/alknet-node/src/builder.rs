@@ -594,6 +594,7 @@ fn serve_protocols(
 ) {
     let (places, joined) = (shared.clone(), shared.clone());
     let join = JoinHandler {
+        relays: shared.known_relays.clone(),
         identities: shared.identities.clone(),
         node_name: shared.name.clone(),
         own_addresses: Box::new(move || places.own_addresses()),

@@ -1,6 +1,6 @@
 //! Dials peers by what the store knows of them.
 
-use crate::{admission::Admission, relay::RelayAddress};
+use crate::{admission::Admission, relay::Relays};
 use alknet_call::{
     ALPN, connection_code,
     links::{DialError, Dialer},
@@ -26,6 +26,7 @@ pub(crate) struct StoreDialer {
     pub(crate) endpoint: Endpoint,
     pub(crate) identities: Arc<IdentityIndex>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) relays: Relays,
 }
 
 #[async_trait]
@@ -76,8 +77,8 @@ impl StoreDialer {
         addresses: &PeerAddresses,
         alpn: &[u8],
     ) -> Result<(QuicConnection, Caller), DialError> {
-        let address =
-            endpoint_addr(key, addresses).ok_or_else(|| DialError::NoKey(peer.clone()))?;
+        let address = endpoint_addr(key, addresses, &self.relays)
+            .ok_or_else(|| DialError::NoKey(peer.clone()))?;
         let unreached = |reason: String| DialError::Unreached {
             peer: peer.clone(),
             reason,
@@ -148,14 +149,18 @@ impl Refusal {
     }
 }
 
-/// A key with addresses, as iroh takes it; `None` if the bytes are no key.
-pub(crate) fn endpoint_addr(key: &[u8; 32], addresses: &PeerAddresses) -> Option<EndpointAddr> {
+/// A key with addresses, as iroh takes it; `None` if the bytes are no key. The
+/// keys of its relays are trusted from here on.
+pub(crate) fn endpoint_addr(
+    key: &[u8; 32],
+    addresses: &PeerAddresses,
+    relays: &Relays,
+) -> Option<EndpointAddr> {
     let id = EndpointId::from_bytes(key).ok()?;
     let direct = addresses.direct.iter().copied().map(TransportAddr::Ip);
-    let relays = addresses
-        .relays
-        .iter()
-        .filter_map(|text| text.parse::<RelayAddress>().ok())
+    let relays = relays
+        .usable(&addresses.relays)
+        .into_iter()
         .map(|relay| TransportAddr::Relay(relay.url().clone()));
     Some(EndpointAddr::from_parts(id, direct.chain(relays)))
 }

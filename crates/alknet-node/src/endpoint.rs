@@ -2,12 +2,12 @@
 //! limits, and nobody's servers unless they were chosen.
 
 use crate::{
-    config::RelaySetting,
     data_dir::{DataDir, DataDirError},
+    relay::Relays,
 };
 use alknet_call::quic::QuicLimits;
 use iroh::{
-    Endpoint, RelayMap, RelayMode, SecretKey, TransportAddr,
+    Endpoint, RelayMode, SecretKey, TransportAddr,
     endpoint::{BindOpts, NetReportConfig, PortmapperConfig, presets},
 };
 use std::{
@@ -63,7 +63,9 @@ impl BindError {
 pub(crate) struct EndpointOptions<'a> {
     pub(crate) key: SecretKey,
     pub(crate) bind: Option<SocketAddr>,
-    pub(crate) relays: &'a [RelaySetting],
+    pub(crate) relays: &'a Relays,
+    /// With n0's DNS discovery.
+    pub(crate) n0: bool,
     pub(crate) port_mapping: bool,
     pub(crate) limits: QuicLimits,
     pub(crate) alpns: Vec<Vec<u8>>,
@@ -84,27 +86,16 @@ pub(crate) async fn open(
         asked
     };
     probe(address)?;
-    let uses_n0 = options.relays.contains(&RelaySetting::N0);
-    let own: Vec<iroh::RelayConfig> = options
-        .relays
-        .iter()
-        .filter_map(|relay| {
-            if let RelaySetting::Url(address) = relay {
-                Some(address.config())
-            } else {
-                None
-            }
-        })
-        .collect();
-    let mut builder = match uses_n0 {
+    let mut builder = match options.n0 {
         true => Endpoint::builder(presets::N0),
         false => Endpoint::builder(presets::Minimal).net_report_config(probes()),
     };
-    builder = match (uses_n0, own.is_empty()) {
-        (_, false) => builder.relay_mode(RelayMode::Custom(RelayMap::from_iter(own))),
-        (true, true) => builder,
-        (false, true) => builder.relay_mode(RelayMode::Disabled),
-    };
+    // Without a relay of its own too: a peer may be at one, and one may be
+    // taken later.
+    builder = builder
+        .relay_mode(RelayMode::Custom(options.relays.map()))
+        .ca_tls_config(options.relays.tls_config())
+        .dns_resolver(options.relays.resolver());
     if !options.port_mapping {
         builder = builder.portmapper_config(PortmapperConfig::Disabled);
     }
@@ -214,14 +205,14 @@ pub(crate) fn addresses(endpoint: &Endpoint) -> Vec<SocketAddr> {
 }
 
 /// Relays the endpoint is at home at, or is told to use.
-pub(crate) fn relays(endpoint: &Endpoint) -> Vec<String> {
+pub(crate) fn relays(endpoint: &Endpoint, known: &Relays) -> Vec<String> {
     endpoint
         .addr()
         .addrs
         .iter()
         .filter_map(|addr| {
             if let TransportAddr::Relay(url) = addr {
-                Some(url.to_string())
+                Some(known.address_of(url).to_string())
             } else {
                 None
             }

@@ -4,6 +4,7 @@
 use crate::{
     admission::QuicHandler,
     dialer::{endpoint_addr, vetted},
+    relay::{Presented, Relays, relay_token},
     ticket::{ADDRESSES_MAX, RELAYS_MAX, Ticket, invite_id, secret_hash},
 };
 use alknet_call::{connection_code, quic::QuicConnection};
@@ -96,6 +97,7 @@ pub(crate) struct Joined {
 
 /// The inviting side.
 pub(crate) struct JoinHandler {
+    pub(crate) relays: Relays,
     pub(crate) identities: Arc<IdentityIndex>,
     pub(crate) node_name: String,
     pub(crate) own_addresses: Box<dyn Fn() -> PeerAddresses + Send + Sync>,
@@ -294,15 +296,10 @@ impl JoinHandler {
         let loopback = seen
             .iter()
             .any(|address| address.ip().to_canonical().is_loopback());
-        let relays = said.relays.iter().filter(|url| {
-            matches!(
-                crate::config::RelaySetting::parse(url),
-                Ok(crate::config::RelaySetting::Url(_))
-            )
-        });
+        let relays = self.relays.learn(&said.relays, loopback);
         PeerAddresses {
             direct: vetted(&said.direct, loopback),
-            relays: relays.take(RELAYS_MAX).cloned().collect(),
+            relays: relays.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -401,6 +398,7 @@ pub(crate) struct JoinRequest<'a> {
     pub(crate) own_name: &'a str,
     pub(crate) own_addresses: PeerAddresses,
     pub(crate) gives: &'a Grants,
+    pub(crate) relays: &'a Relays,
 }
 
 /// Redeems a ticket at the node that made it.
@@ -414,12 +412,25 @@ pub(crate) async fn redeem(
         CallError::new(ErrorCode::Unavailable, message)
             .with_details(serde_json::json!({ "invite": invite_id(&ticket.secret_hash()) }))
     };
+    // Tried out on one machine, the ticket itself points at loopback.
+    let is_near = |address: &std::net::SocketAddr| address.ip().to_canonical().is_loopback();
+    let over_loopback = ticket.addresses.iter().any(is_near);
+    let learned = request.relays.learn(&ticket.relays, over_loopback);
     let places = PeerAddresses {
         direct: ticket.addresses.clone(),
-        relays: ticket.relays.clone(),
+        relays: learned.iter().map(ToString::to_string).collect(),
     };
-    let address = endpoint_addr(&ticket.node_id, &places)
+    let mut address = endpoint_addr(&ticket.node_id, &places, request.relays)
         .ok_or_else(|| CallError::domain("TICKET_INVALID", "the ticket names no valid node"))?;
+    // A relay of the inviting node lets its guests in.
+    let token = relay_token(&ticket.secret_hash());
+    let learned = learned.iter().filter(|_| !request.relays.are_off());
+    let presented: Vec<Presented> = learned
+        .map(|relay| request.relays.present(relay, &token))
+        .collect();
+    for presented in &presented {
+        address = address.with_relay_url(presented.url().clone());
+    }
     let exchange = async {
         let connection =
             endpoint

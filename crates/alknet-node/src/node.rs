@@ -9,6 +9,7 @@ use crate::{
     endpoint,
     logs::LogBuffer,
     operations::{OperationsError, configured_operations},
+    relay::Relays,
     unasked::Asked,
 };
 use alknet_call::{Client, links::Links};
@@ -154,6 +155,8 @@ pub(crate) struct Shared {
     pub(crate) exec: Exec,
     pub(crate) name: String,
     pub(crate) relays: Vec<RelaySetting>,
+    /// Those in use, and those that peers named.
+    pub(crate) known_relays: Relays,
     pub(crate) key: [u8; 32],
     pub(crate) started: Instant,
     pub(crate) started_at: Timestamp,
@@ -249,7 +252,7 @@ impl Shared {
         let endpoint = self.endpoint();
         self.places.store(Arc::new(PeerAddresses {
             direct: endpoint::addresses(endpoint),
-            relays: endpoint::relays(endpoint),
+            relays: endpoint::relays(endpoint, &self.known_relays),
         }));
     }
 

@@ -19,10 +19,11 @@
 //! ```
 
 use crate::{
+    config::RelaySetting,
     dialer::endpoint_addr,
     endpoint::probes,
     join::{self, JoinRequest, is_shut},
-    relay::RelayAddress,
+    relay::Relays,
     ticket::Ticket,
 };
 use alknet_call::{
@@ -34,7 +35,7 @@ use alknet_core::{
     storage::{PeerAddresses, Timestamp, hex32, system_clock},
 };
 use iroh::{
-    Endpoint, RelayMap, RelayMode, SecretKey,
+    Endpoint, RelayMode, SecretKey,
     endpoint::{BindOpts, NetReportConfig, PortmapperConfig, presets},
 };
 use std::{
@@ -111,8 +112,9 @@ impl Remote {
         node_id: &[u8; 32],
         addresses: &PeerAddresses,
     ) -> Result<Self, CallError> {
-        let endpoint = endpoint(key, addresses).await?;
-        Self::over(endpoint, node_id, addresses.clone()).await
+        let relays = relays(addresses);
+        let endpoint = endpoint(key, &relays).await?;
+        Self::over(endpoint, node_id, addresses.clone(), &relays).await
     }
 
     /// Redeems an invite ticket, and connects to the node that made it.
@@ -136,27 +138,30 @@ impl Remote {
             direct: ticket.addresses.clone(),
             relays: ticket.relays.clone(),
         };
-        let endpoint = endpoint(key, &addresses).await?;
+        let relays = relays(&addresses);
+        let endpoint = endpoint(key, &relays).await?;
         let request = JoinRequest {
             ticket: &ticket,
             own_name: name,
             // Nobody dials a program.
             own_addresses: PeerAddresses::default(),
             gives: &Grants::default(),
+            relays: &relays,
         };
         if let Err(error) = join::redeem(&endpoint, request).await {
             endpoint.close().await;
             return Err(error);
         }
-        Self::over(endpoint, &ticket.node_id, addresses).await
+        Self::over(endpoint, &ticket.node_id, addresses, &relays).await
     }
 
     async fn over(
         endpoint: Endpoint,
         node_id: &[u8; 32],
         addresses: PeerAddresses,
+        relays: &Relays,
     ) -> Result<Self, CallError> {
-        let met = timeout(CONNECT_MAX, meet(&endpoint, node_id, &addresses)).await;
+        let met = timeout(CONNECT_MAX, meet(&endpoint, node_id, &addresses, relays)).await;
         match met.unwrap_or_else(|_| Err(unreached("no answer in time"))) {
             Ok(session) => Ok(Self {
                 client: Client::over(session.clone()),
@@ -206,8 +211,9 @@ async fn meet(
     endpoint: &Endpoint,
     node_id: &[u8; 32],
     addresses: &PeerAddresses,
+    relays: &Relays,
 ) -> Result<Arc<Session>, CallError> {
-    let address = endpoint_addr(node_id, addresses)
+    let address = endpoint_addr(node_id, addresses, relays)
         .ok_or_else(|| CallError::invalid_field("/node_id", "is no public key"))?;
     let connected = endpoint.connect(address, ALPN).await;
     let connection = connected.map_err(|error| match is_shut(&error) {
@@ -236,23 +242,31 @@ fn unreached(reason: &str) -> CallError {
     CallError::new(ErrorCode::Unavailable, message)
 }
 
-/// An endpoint that dials, listens for nobody, and uses no relay but those of
-/// the node.
-async fn endpoint(key: &ProgramKey, addresses: &PeerAddresses) -> Result<Endpoint, CallError> {
-    let relays: Vec<iroh::RelayConfig> = addresses
+/// The node's relays, which are the program's own choice.
+fn relays(addresses: &PeerAddresses) -> Relays {
+    let settings = addresses
         .relays
         .iter()
-        .filter_map(|text| text.parse::<RelayAddress>().ok())
-        .map(|relay| relay.config())
+        .filter_map(|text| RelaySetting::parse(text).ok());
+    let settings: Vec<RelaySetting> = settings
+        .filter(|setting| matches!(setting, RelaySetting::Url(_)))
         .collect();
+    Relays::new(&settings)
+}
+
+/// An endpoint that dials, listens for nobody, and uses no relay but those of
+/// the node.
+async fn endpoint(key: &ProgramKey, relays: &Relays) -> Result<Endpoint, CallError> {
     let builder = Endpoint::builder(presets::Minimal);
-    let builder = match relays.is_empty() {
+    let builder = match relays.map().is_empty() {
         true => builder
             .net_report_config(NetReportConfig::minimal())
             .relay_mode(RelayMode::Disabled),
         false => builder
             .net_report_config(probes())
-            .relay_mode(RelayMode::Custom(RelayMap::from_iter(relays))),
+            .relay_mode(RelayMode::Custom(relays.map()))
+            .ca_tls_config(relays.tls_config())
+            .dns_resolver(relays.resolver()),
     };
     let failed = |error: &dyn fmt::Display| unreached(&format!("no endpoint: {error}"));
     let v6 = (Ipv6Addr::UNSPECIFIED, 0);

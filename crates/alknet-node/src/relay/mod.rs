@@ -2,5 +2,316 @@
 //! may be.
 
 mod address;
+mod pins;
+mod vetting;
 
 pub use address::{ParseRelayError, Qad, RelayAddress, SpkiPin, TEXT_BYTES_MAX};
+pub use vetting::{UnfitRelay, vet_relay};
+
+use crate::{config::RelaySetting, ticket::RELAYS_MAX};
+use data_encoding::HEXLOWER;
+use iroh::{Endpoint, RelayMap, RelayMode, RelayUrl, dns::DnsResolver};
+use iroh_relay::tls::CaTlsConfig;
+use pins::Pins;
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
+use vetting::VettingResolver;
+
+/// Relays of which peers told that are remembered with what they are named by.
+const TOLD_MAX: usize = 1024;
+
+/// What a newcomer shows a relay while its invite is open: says nothing of the
+/// invite's secret, and is known to whoever knows the secret or its hash.
+#[must_use]
+pub fn relay_token(secret_hash: &[u8; 32]) -> String {
+    let token = blake3::derive_key("alknet 2026 relay admission", secret_hash);
+    HEXLOWER.encode(&token)
+}
+
+/// The relays that a node knows of: its own choice, and what peers told.
+/// Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Relays(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pins: Pins,
+    resolver: VettingResolver,
+    /// Shared with the endpoint.
+    map: RelayMap,
+    /// Whether relays may be used at all.
+    enabled: AtomicBool,
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Chosen here.
+    chosen: Vec<RelayAddress>,
+    /// Named by peers, oldest first.
+    told: Vec<RelayAddress>,
+}
+
+impl Relays {
+    /// What a configuration chose. With an explicit `none` no relay is used,
+    /// not even to reach a peer that is at one.
+    pub(crate) fn new(settings: &[RelaySetting]) -> Self {
+        let chosen = settings.iter().filter_map(|setting| match setting {
+            RelaySetting::Url(address) => Some(address.clone()),
+            RelaySetting::None | RelaySetting::N0 => None,
+        });
+        let chosen: Vec<RelayAddress> = chosen.collect();
+        let pins = Pins::default();
+        pins.configure(chosen.iter());
+        // With relays of one's own, of n0 only the discovery is used.
+        let map = match settings.contains(&RelaySetting::N0) && chosen.is_empty() {
+            true => RelayMode::Default.relay_map(),
+            false => RelayMap::from_iter(chosen.iter().map(RelayAddress::config)),
+        };
+        Self(Arc::new(Inner {
+            resolver: VettingResolver::new(pins.clone()),
+            pins,
+            map,
+            enabled: AtomicBool::new(!settings.contains(&RelaySetting::None)),
+            known: RwLock::new(Known {
+                chosen,
+                told: Vec::new(),
+            }),
+        }))
+    }
+
+    /// The relays that the endpoint may be at home at.
+    pub(crate) fn map(&self) -> RelayMap {
+        self.0.map.clone()
+    }
+
+    /// How the endpoint checks certificates of relays.
+    pub(crate) fn tls_config(&self) -> CaTlsConfig {
+        self.0.pins.tls_config()
+    }
+
+    /// How the endpoint resolves names of relays.
+    pub(crate) fn resolver(&self) -> DnsResolver {
+        DnsResolver::custom(self.0.resolver.clone())
+    }
+
+    fn known(&self) -> std::sync::RwLockReadGuard<'_, Known> {
+        self.0.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those chosen here, by configuration, adoption or by being one.
+    pub(crate) fn chosen(&self) -> Vec<RelayAddress> {
+        self.known().chosen.clone()
+    }
+
+    /// Whether no relay may be used, as was said explicitly.
+    pub(crate) fn are_off(&self) -> bool {
+        !self.0.enabled.load(Ordering::Relaxed)
+    }
+
+    /// Takes relays that a peer, a ticket or a record named: those that may be
+    /// contacted, at most [`RELAYS_MAX`], with their keys remembered. Plain
+    /// `http` and loopback addresses are taken if chosen here too; loopback
+    /// also from a peer that came over loopback.
+    pub(crate) fn learn(&self, texts: &[String], came_over_loopback: bool) -> Vec<RelayAddress> {
+        let mut taken: Vec<RelayAddress> = Vec::new();
+        for text in texts {
+            let Ok(relay) = text.parse::<RelayAddress>() else {
+                tracing::debug!("a peer names a relay by a text that names none");
+                continue;
+            };
+            let is_chosen = self.is_chosen(relay.url());
+            if let Err(cause) = vet_relay(&relay, came_over_loopback)
+                && !is_chosen
+            {
+                tracing::debug!(%cause, "a relay that a peer named is not used");
+                continue;
+            }
+            if taken.iter().any(|other| other.url() == relay.url()) || taken.len() == RELAYS_MAX {
+                continue;
+            }
+            if !is_chosen {
+                self.remember(&relay);
+            }
+            taken.push(relay);
+        }
+        taken
+    }
+
+    /// The relays of a record, which were vetted when they came, or were given
+    /// by this node's user; none if relays are off.
+    pub(crate) fn usable(&self, texts: &[String]) -> Vec<RelayAddress> {
+        if self.are_off() {
+            return Vec::new();
+        }
+        let parsed = texts
+            .iter()
+            .filter_map(|text| text.parse::<RelayAddress>().ok());
+        let usable: Vec<RelayAddress> = parsed
+            .filter(|relay| !relay.ip().is_some_and(vetting::is_never_contacted))
+            .take(RELAYS_MAX)
+            .collect();
+        for relay in &usable {
+            if !self.is_chosen(relay.url()) {
+                self.remember(relay);
+            }
+        }
+        usable
+    }
+
+    fn is_chosen(&self, url: &RelayUrl) -> bool {
+        self.known().chosen.iter().any(|relay| relay.url() == url)
+    }
+
+    fn remember(&self, relay: &RelayAddress) {
+        self.0.pins.supply(relay);
+        let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.told.retain(|other| other.url() != relay.url());
+        if known.told.len() == TOLD_MAX {
+            known.told.remove(0);
+        }
+        known.told.push(relay.clone());
+    }
+
+    /// A relay's whole name: its URL alone does not say its key.
+    pub(crate) fn address_of(&self, url: &RelayUrl) -> RelayAddress {
+        let plain: Option<RelayUrl> = url
+            .query()
+            .and_then(|_| url.as_str().split('?').next()?.parse().ok());
+        let url = plain.as_ref().unwrap_or(url);
+        let known = self.known();
+        let mut all = known.chosen.iter().chain(known.told.iter().rev());
+        all.find(|relay| relay.url() == url)
+            .cloned()
+            .unwrap_or_else(|| RelayAddress::unpinned(url.clone()))
+    }
+
+    /// Uses a relay from now on as if it had been configured.
+    pub(crate) async fn adopt(&self, endpoint: &Endpoint, relay: &RelayAddress) {
+        {
+            let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+            known.chosen.retain(|other| other.url() != relay.url());
+            known.chosen.push(relay.clone());
+            self.0.pins.configure(known.chosen.iter());
+        }
+        self.0.enabled.store(true, Ordering::Relaxed);
+        let config = Arc::new(relay.config());
+        endpoint.insert_relay(relay.url().clone(), config).await;
+    }
+
+    /// Shows a relay, which does not know this node yet, an invite's token
+    /// while the returned guard lives: who dials [`Presented::url`] passes the
+    /// relay with it.
+    ///
+    /// The URL differs from the relay's by a query, which relays ignore: iroh
+    /// gives each URL a connection of its own, and one under the relay's own URL
+    /// may be there already, refused and without the token.
+    pub(crate) fn present(&self, relay: &RelayAddress, token: &str) -> Presented {
+        let url: RelayUrl = format!("{}?{NEWCOMER}", relay.url())
+            .parse()
+            .unwrap_or_else(|_| relay.url().clone());
+        // Without address discovery: nothing else is asked of it.
+        let config = iroh::RelayConfig::new(url.clone(), None).with_auth_token(token);
+        // Not through the endpoint: it would take the relay for its home.
+        self.0.map.insert(url.clone(), Arc::new(config));
+        Presented {
+            map: self.0.map.clone(),
+            url,
+        }
+    }
+}
+
+/// Marks the URL under which a newcomer passes a relay.
+const NEWCOMER: &str = "newcomer";
+
+/// An invite's token is shown to a relay while this lives.
+#[must_use = "the token is taken back when this is dropped"]
+#[derive(Debug)]
+pub(crate) struct Presented {
+    map: RelayMap,
+    url: RelayUrl,
+}
+
+impl Presented {
+    /// The relay, as it is dialled meanwhile.
+    pub(crate) fn url(&self) -> &RelayUrl {
+        &self.url
+    }
+}
+
+impl Drop for Presented {
+    fn drop(&mut self) {
+        self.map.remove(&self.url);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const PIN: &str = "ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34";
+
+    fn texts(relays: &[RelayAddress]) -> Vec<String> {
+        relays.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_peers_relays_are_vetted_bounded_and_remembered_with_their_keys() {
+        let chosen = "http://10.0.0.1:3340/";
+        let relays = Relays::new(&[RelaySetting::parse(chosen).unwrap()]);
+        let pinned = format!("https://203.0.113.1/#sha256={PIN}");
+        let mut said: Vec<String> = ["x", "https://127.0.0.1/", "http://10.0.0.2:3340/", chosen]
+            .map(Into::into)
+            .into();
+        said.extend([pinned.clone(), pinned.clone()]);
+        let taken = relays.learn(&said, false);
+        assert_eq!(texts(&taken), [chosen, &pinned]);
+        assert_eq!(relays.address_of(taken[1].url()).to_string(), pinned);
+        let many: Vec<String> = (1..9).map(|n| format!("https://203.0.113.{n}/")).collect();
+        assert_eq!(relays.learn(&many, false).len(), RELAYS_MAX);
+        assert_eq!(
+            texts(&relays.learn(&["https://127.0.0.1/".into()], true)),
+            ["https://127.0.0.1/"]
+        );
+    }
+
+    #[test]
+    fn with_an_explicit_none_no_relay_of_a_peer_is_used() {
+        let told = ["https://203.0.113.1/".to_owned()];
+        assert_eq!(Relays::new(&[]).usable(&told).len(), 1);
+        assert_eq!(Relays::new(&[RelaySetting::None]).usable(&told).len(), 0);
+    }
+
+    #[test]
+    fn a_token_is_shown_beside_what_is_configured_while_it_is_wanted() {
+        let chosen = "https://203.0.113.1/";
+        let relays = Relays::new(&[RelaySetting::parse(chosen).unwrap()]);
+        let relay: RelayAddress = chosen.parse().unwrap();
+        let shown = relays.present(&relay, "t");
+        assert_eq!(shown.url().host_str(), relay.url().host_str());
+        let token_of = |url| {
+            relays
+                .map()
+                .get(url)
+                .map(|config| config.auth_token.clone())
+        };
+        assert_eq!(token_of(shown.url()), Some(Some("t".into())));
+        assert_eq!(token_of(relay.url()), Some(None));
+        // Whoever is told of it hears the relay's own name.
+        assert_eq!(relays.address_of(shown.url()), relay);
+        drop(shown);
+        assert_eq!(relays.map().urls::<Vec<_>>(), [relay.url().clone()]);
+    }
+
+    #[test]
+    fn a_token_says_nothing_of_the_secret_and_is_the_same_everywhere() {
+        let token = relay_token(&[7; 32]);
+        assert_eq!(token.len(), 64);
+        assert_ne!(token, HEXLOWER.encode(&[7; 32]));
+        assert_eq!(token, relay_token(&[7; 32]));
+        assert_ne!(token, relay_token(&[8; 32]));
+    }
+}

@@ -70,6 +70,7 @@ pub(super) async fn join_peer(
         own_name: shared.name(),
         own_addresses: shared.own_addresses(),
         gives: &grants,
+        relays: &shared.known_relays,
     };
     let joined = join::redeem(shared.endpoint(), request).await?;
     let id = match wanted {
