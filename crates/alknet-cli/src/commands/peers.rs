@@ -3,16 +3,18 @@
 use crate::{
     app::App,
     cli::parse_duration,
-    commands::{grants::held, invite::role_grants},
+    commands::{grants::held, invite::role_grants, ping::path_words},
     duration,
     failure::Failure,
     hint::quote,
+    node_access::CallOptions,
     output::cell,
     prompt,
     table::{self, Table, one_line},
     when,
 };
 use clap::{Args, Subcommand};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub(crate) struct PeersArgs {
 enum PeersCommand {
     /// Lists peers and how they are connected
     List,
+    /// Follows how peers are connected, a line for every change
+    Watch,
     /// Shows everything known of a peer
     Show {
         /// The peer
@@ -110,6 +114,7 @@ struct RotateArgs {
 pub(crate) async fn run(app: &App, args: PeersArgs) -> Result<(), Failure> {
     match args.command {
         PeersCommand::List => list(app).await,
+        PeersCommand::Watch => watch(app).await,
         PeersCommand::Show { peer } => {
             let peer = app.ask("peers/show", json!({ "peer": peer })).await?;
             print_peer(app, &peer)
@@ -204,6 +209,40 @@ async fn list(app: &App) -> Result<(), Failure> {
     app.out.text(&peers_table(&peers).render(app.out.width()))
 }
 
+/// One line an item: the present states first, then what changes.
+async fn watch(app: &App) -> Result<(), Failure> {
+    let home = app.home().await?;
+    let options = CallOptions::default();
+    let watching = home.subscribe("peers/watch", json!({}), options).await;
+    let mut items = watching.map_err(|error| app.explain(home, &error))?;
+    while let Some(item) = items.next().await {
+        let item = item.and_then(|item| item.into_value());
+        let item = item.map_err(|error| app.explain(home, &error))?;
+        match app.out.json {
+            true => app.out.json_line(&item)?,
+            false => app.out.text(&watch_line(&item))?,
+        }
+    }
+    Ok(())
+}
+
+/// `nas: connected, relay https://relay.example/, 12.0 ms`.
+fn watch_line(item: &Value) -> String {
+    let field = |name: &str| cell(item.get(name));
+    let mut line = format!("{}: {}", field("peer"), field("state"));
+    if item.get("address").is_some_and(Value::is_string) {
+        line.push_str(&format!(", {}", path_words(Some(item))));
+    }
+    if let Some(rtt) = item.get("rtt_ms").and_then(Value::as_f64) {
+        line.push_str(&format!(", {rtt:.1} ms"));
+    }
+    let failed = field("last_error");
+    if !failed.is_empty() {
+        line.push_str(&format!(": {failed}"));
+    }
+    one_line(&line)
+}
+
 fn peers_table(peers: &[Value]) -> Table {
     let mut table = Table::new(&["PEER", "STATE", "PATH", "RTT", "MAY HERE", "LAST SEEN"]);
     for peer in peers {
@@ -272,9 +311,8 @@ fn render_peer(peer: &Value) -> String {
     if !failed.is_empty() && !is_connected(peer) {
         pairs.push(("last failure", failed));
     }
-    if peer.get("link").is_some_and(Value::is_object) {
-        pairs.push(("path", [link("path"), link("address")].join(" ")));
-        pairs.push(("offers", format!("{} operations", link("operations"))));
+    if let Some(link) = peer.get("link").filter(|link| link.is_object()) {
+        pairs.extend(link_pairs(link));
     }
     let keys = peer.get("node_keys").and_then(Value::as_array);
     for key in keys
@@ -308,6 +346,81 @@ fn render_peer(peer: &Value) -> String {
     table::pairs(&pairs)
 }
 
+/// How the link is, and what went over it.
+fn link_pairs(link: &Value) -> Vec<(&'static str, String)> {
+    let field = |name: &str| cell(link.get(name));
+    let number = |name: &str| link.get(name).and_then(Value::as_f64);
+    let mut pairs = vec![("path", path_words(Some(link)))];
+    if let Some(rtt) = number("rtt_ms") {
+        let mtu = field("mtu");
+        let of = if mtu.is_empty() {
+            String::new()
+        } else {
+            format!(", packets of {mtu} bytes")
+        };
+        pairs.push(("round trip", format!("{rtt:.1} ms{of}")));
+    }
+    if let Some(loss) = number("loss") {
+        let recent = number("loss_recent");
+        let recent = recent.map_or_else(String::new, |loss| {
+            format!(", {} of the last minute", percent(loss))
+        });
+        pairs.push((
+            "lost",
+            format!("{} of what was sent{recent}", percent(loss)),
+        ));
+    }
+    let carried = number("bytes_sent").zip(number("bytes_received"));
+    if let Some((sent, received)) = carried {
+        let relayed = number("relay_share").map_or_else(String::new, |share| {
+            format!(", {} of it through a relay", percent(share))
+        });
+        let (sent, received) = (bytes(sent), bytes(received));
+        pairs.push((
+            "carried",
+            format!("{sent} sent, {received} received{relayed}"),
+        ));
+    }
+    for change in link
+        .get("changes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let at = cell(change.get("at"));
+        let (from, to) = (path_words(change.get("from")), path_words(change.get("to")));
+        pairs.push((
+            "changed",
+            format!("{from} -> {to} ({})", when::relative(&at)),
+        ));
+    }
+    pairs.push(("offers", format!("{} operations", field("operations"))));
+    pairs
+}
+
+/// `2.5%`.
+fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    match percent {
+        0.0 => "nothing".to_owned(),
+        percent if percent < 0.1 => "less than 0.1%".to_owned(),
+        percent => format!("{percent:.1}%"),
+    }
+}
+
+/// `1.5 MB`, in powers of 1000.
+fn bytes(count: f64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
+    let mut count = count;
+    let mut unit = 0;
+    while count >= 999.95 && unit + 1 < UNITS.len() {
+        count /= 1000.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0);
+    format!("{count:.digits$} {}", UNITS[unit])
+}
+
 async fn remove(app: &App, peer: &str, yes: bool) -> Result<(), Failure> {
     if !yes {
         if !app.out.can_ask() {
@@ -337,7 +450,11 @@ mod tests {
             "peer": "laptop", "display_name": "Laptop", "node_id": "ab", "node_keys": [{ "key": "ab" }],
             "grants": ["editor"], "groups": [], "enabled": true, "created_at": "2026-01-31T12:00:00Z",
             "addresses": ["10.0.0.2:4433"], "relays": [], "connected": true,
-            "link": { "state": "connected", "path": "direct", "address": "10.0.0.2:4433", "rtt_ms": 3.21, "since": "2026-01-31T12:00:00Z", "operations": 12 },
+            "link": { "state": "connected", "path": "direct", "address": "10.0.0.2:4433", "rtt_ms": 3.21, "since": "2026-01-31T12:00:00Z", "operations": 12,
+                "mtu": 1452, "loss": 0.025, "loss_recent": 0.0, "bytes_sent": 1_500_000, "bytes_received": 512,
+                "relay_share": 0.25, "path_changes": 1, "changes": [{ "at": "2026-01-31T12:00:01Z",
+                    "from": { "path": "relay", "address": "https://relay.example/" },
+                    "to": { "path": "direct", "address": "10.0.0.2:4433" } }] },
         })
     }
 
@@ -363,6 +480,10 @@ mod tests {
             "peer:         laptop\n",
             "may here:     editor\n",
             "path:         direct 10.0.0.2:4433\n",
+            "round trip:   3.2 ms, packets of 1452 bytes\n",
+            "lost:         2.5% of what was sent, nothing of the last minute\n",
+            "carried:      1.5 MB sent, 512 bytes received, 25.0% of it through a relay\n",
+            "changed:      relay https://relay.example/ -> direct 10.0.0.2:4433 (",
             "offers:       12 operations\n",
             "access ends:  never\n",
             "last seen:    now\n",
@@ -370,6 +491,36 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} not in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_is_followed_is_a_line_each() {
+        let item = json!({ "peer": "nas", "state": "connected", "path": "relay", "address": "https://relay.example/", "rtt_ms": 12.0 });
+        assert_eq!(
+            watch_line(&item),
+            "nas: connected, relay https://relay.example/, 12.0 ms"
+        );
+        let item =
+            json!({ "peer": "nas", "state": "waiting", "path": "none", "last_error": "no answer" });
+        assert_eq!(watch_line(&item), "nas: waiting: no answer");
+    }
+
+    #[test]
+    fn bytes_are_told_in_their_largest_unit() {
+        let told = [0.0, 999.0, 1000.0, 1_500_000.0, 999_960.0, 3e15].map(bytes);
+        assert_eq!(
+            told,
+            [
+                "0 bytes",
+                "999 bytes",
+                "1.0 kB",
+                "1.5 MB",
+                "1.0 MB",
+                "3000.0 TB"
+            ]
+        );
+        assert_eq!(percent(0.0), "nothing");
+        assert_eq!(percent(0.0001), "less than 0.1%");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 mod tally;
 
-use self::tally::{Answer, Tally, millis, path_words};
+pub(crate) use self::tally::path_words;
+use self::tally::{Answer, Tally, millis};
 use crate::{
     app::App,
     cli::parse_duration,

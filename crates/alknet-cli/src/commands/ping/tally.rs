@@ -143,7 +143,7 @@ pub(super) fn millis(time: Duration) -> f64 {
 }
 
 /// `relay https://relay.example/`, `direct 203.0.113.7:4433`, or `no path`.
-pub(super) fn path_words(path: Option<&Value>) -> String {
+pub(crate) fn path_words(path: Option<&Value>) -> String {
     let field = |name: &str| cell(path.and_then(|path| path.get(name)));
     match field("path").as_str() {
         "" | "none" => "no path".to_owned(),

@@ -12,6 +12,7 @@ mod guides;
 mod harness;
 mod hostile;
 mod hub;
+mod links;
 mod netns;
 mod raw;
 mod readme;
