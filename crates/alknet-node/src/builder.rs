@@ -7,12 +7,13 @@ use crate::{
     data_dir::{DataDir, DataDirError},
     dialer::StoreDialer,
     endpoint::{self, BindError, EndpointOptions},
+    find::{self, FindHandler, Finder, PeerLookup},
     join::{self, JoinHandler},
     logs::LogBuffer,
     node::{Node, OWNER, Parts, Shared, VERSION},
     operations::{OperationsError, configured_operations, demo_operations, names},
     ops,
-    relay::Relays,
+    relay::{RelayParts, RelayServer, RelayServerConfig, RelayStartError, Relays},
     setup::{InitError, InitOptions, NodeKeys, OpenKeysError, init, is_initialised, open_keys},
     unasked::Asked,
 };
@@ -89,6 +90,9 @@ pub enum StartError {
     /// A relay makes no sense.
     #[error("{0}")]
     Relay(String),
+    /// The relay does not start.
+    #[error(transparent)]
+    RelayServer(#[from] RelayStartError),
     /// The endpoint does not open.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -119,6 +123,7 @@ impl StartError {
             StartError::Keys(OpenKeysError::Vault(error)) => vault_hint(error),
             StartError::Store(error) => store_hint(error),
             StartError::Bind(error) => error.hint(),
+            StartError::RelayServer(error) => error.hint(),
             StartError::Relay(_) => Some("--relay takes `none`, `n0` or URLs of your own".into()),
             StartError::KeysMissing(_) => Some(RESTORE.into()),
             _ => None,
@@ -156,6 +161,8 @@ fn store_hint(error: &OpenStoreError) -> Option<String> {
     }
 }
 
+/// Changes what the configuration says of the node's own relay.
+type RelayChange = Arc<dyn Fn(&mut RelayServerConfig) + Send + Sync>;
 type Override = Box<dyn Fn(&mut Config) + Send + Sync>;
 
 /// Describes a node; [`NodeBuilder::spawn`] starts it.
@@ -168,6 +175,8 @@ pub struct NodeBuilder {
     name: Option<String>,
     bind: Option<SocketAddr>,
     relays: Option<Vec<String>>,
+    relay: Option<RelayChange>,
+    mdns: bool,
     demo: bool,
     logs: Option<LogBuffer>,
     operations: Vec<Registration>,
@@ -220,6 +229,22 @@ impl NodeBuilder {
         self
     }
 
+    /// Switches mDNS on, whatever the configuration says.
+    pub fn mdns(mut self, mdns: bool) -> Self {
+        self.mdns = mdns;
+        self
+    }
+
+    /// Changes the node's own relay (`[relay]`), whatever the configuration
+    /// says of it.
+    pub fn relay(
+        mut self,
+        change: impl Fn(&mut RelayServerConfig) + Send + Sync + 'static,
+    ) -> Self {
+        self.relay = Some(Arc::new(change));
+        self
+    }
+
     /// Adds example operations.
     pub fn demo(mut self, demo: bool) -> Self {
         self.demo = demo;
@@ -258,6 +283,8 @@ impl NodeBuilder {
 
     fn overrides(&self) -> Override {
         let (name, bind, relays) = (self.name.clone(), self.bind, self.relays.clone());
+        let mdns = self.mdns;
+        let relay = self.relay.clone();
         Box::new(move |config| {
             if let Some(name) = &name {
                 config.name = Some(name.clone());
@@ -267,6 +294,10 @@ impl NodeBuilder {
             }
             if let Some(relays) = &relays {
                 config.network.relays = Some(relays.clone());
+            }
+            config.network.mdns |= mdns;
+            if let Some(change) = &relay {
+                change(&mut config.relay);
             }
         })
     }
@@ -283,6 +314,7 @@ impl NodeBuilder {
         let mut config = source.read()?;
         overrides(&mut config);
         config.check_name()?;
+        config.check_relay()?;
         let relays = relay_settings(&config)?;
         let clock = self.clock.clone().unwrap_or_else(system_clock);
         check_protocols(&self.handlers)?;
@@ -307,6 +339,14 @@ impl NodeBuilder {
 
         let quic = config.limits.quic();
         let known_relays = Relays::new(&relays);
+        let finder = Finder::open(
+            store.clone(),
+            identities.clone(),
+            known_relays.clone(),
+            (keys.node.clone(), keys.at_rest.clone()),
+            config.network.gossip,
+        );
+        let finder = Arc::new(finder.await.map_err(StartError::StoreUse)?);
         let admission = Admission::new(identities.clone(), admission_limits(&config));
         let endpoint = endpoint::open(
             &data,
@@ -322,6 +362,23 @@ impl NodeBuilder {
             },
         )
         .await?;
+
+        let relay = match config.relay.enabled {
+            true => {
+                let parts = RelayParts {
+                    config: &config.relay,
+                    data: &data,
+                    identities: identities.clone(),
+                    audit: audit.clone(),
+                    own: *keys.node.public().as_bytes(),
+                    clock: clock.clone(),
+                };
+                let relay = RelayServer::start(parts).await?;
+                known_relays.be(&endpoint, &relay).await;
+                Some(relay)
+            }
+            false => None,
+        };
 
         let name = config.name.clone().unwrap_or_else(host_name);
         let store_for_shared: Arc<Store> = Arc::new(store.clone());
@@ -339,6 +396,8 @@ impl NodeBuilder {
             name: name.clone(),
             relays,
             known_relays: known_relays.clone(),
+            relay,
+            finder: finder.clone(),
             key: *keys.node.public().as_bytes(),
             started: Instant::now(),
             started_at,
@@ -384,7 +443,11 @@ impl NodeBuilder {
             identities: identities.clone(),
             admission: admission.clone(),
             relays: known_relays.clone(),
+            finder: finder.clone(),
         });
+        if let Ok(lookups) = endpoint.address_lookup() {
+            lookups.add(PeerLookup(Arc::downgrade(&finder)));
+        }
         let session = SessionConfig {
             software: format!("alknet/{VERSION}"),
             node_name: name.clone(),
@@ -458,7 +521,7 @@ impl NodeBuilder {
 
 /// The built-in protocols are not replaced, and none is served twice.
 fn check_protocols(handlers: &[Arc<dyn ProtocolHandler>]) -> Result<(), StartError> {
-    let mut taken = vec![alknet_call::ALPN, join::ALPN];
+    let mut taken = vec![alknet_call::ALPN, join::ALPN, find::ALPN];
     for handler in handlers {
         if taken.contains(&handler.alpn()) {
             let name = String::from_utf8_lossy(handler.alpn()).into_owned();
@@ -574,13 +637,23 @@ fn host_name() -> String {
 
 struct CallHandler {
     links: Links,
+    finder: Arc<Finder>,
 }
 
 #[async_trait]
 impl QuicHandler for CallHandler {
     async fn serve(&self, connection: QuicConnection, caller: Caller) {
-        if let Err(cause) = self.links.serve(connection, caller).await {
-            tracing::debug!(%cause, "a connection ended before it was used");
+        let serving = async {
+            if let Err(cause) = self.links.serve(connection.clone(), caller).await {
+                tracing::debug!(%cause, "a connection ended before it was used");
+            }
+        };
+        let watching = find::watch(self.finder.clone(), connection.clone());
+        tokio::pin!(serving);
+        tokio::select! {
+            () = &mut serving => {}
+            // The connection is closed: what is left is to say so.
+            () = watching => serving.await,
         }
     }
 }
@@ -599,6 +672,7 @@ fn serve_protocols(
         node_name: shared.name.clone(),
         own_addresses: Box::new(move || places.own_addresses()),
         joined: Box::new(move |peer| joined.keep_link(peer)),
+        finder: shared.finder.clone(),
         audit: audit.clone(),
         failures: join::Failures::default(),
     };
@@ -607,8 +681,13 @@ fn serve_protocols(
         alknet_call::ALPN,
         Arc::new(CallHandler {
             links: shared.links().clone(),
+            finder: shared.finder.clone(),
         }),
     );
+    if shared.finder.gossips() {
+        let find = FindHandler::new(shared.finder.clone());
+        admission.serve_alpn(endpoint, find::ALPN, Arc::new(find));
+    }
     admission.serve_alpn(endpoint, join::ALPN, Arc::new(join));
     for handler in handlers {
         let alpn = handler.alpn().to_vec();
@@ -631,6 +710,17 @@ fn spawn_tasks(
     tasks.push(tokio::spawn(async move { identities.expire().await }));
     let following = connectivity::follow(shared.clone(), endpoint.clone());
     tasks.push(tokio::spawn(following));
+    if shared.finder.gossips() {
+        tasks.push(tokio::spawn(find::tell(shared.clone())));
+        tasks.push(tokio::spawn(find::follow_moves(shared.clone())));
+    }
+    if shared.uses_mdns() {
+        let seen = shared.clone();
+        match find::announce(endpoint, &shared.finder, move |peer| seen.keep_link(peer)) {
+            Ok(announcing) => tasks.push(tokio::spawn(announcing)),
+            Err(cause) => tracing::warn!(%cause, "mDNS was switched on and cannot be used here"),
+        }
+    }
     let seeing = shared.clone();
     tasks.push(tokio::spawn(async move { note_seen(seeing).await }));
     let (identities, kept) = (
@@ -648,6 +738,10 @@ fn spawn_tasks(
             tokio::time::sleep(PRUNE_EVERY).await;
         }
     }));
+    if let Some(relay) = &shared.relay {
+        let watching = relay.gate.clone().watch(admission.stop.clone());
+        tasks.push(tokio::spawn(watching));
+    }
     tasks
 }
 

@@ -1,7 +1,7 @@
 //! Configuration: `alknet.toml`, documented field by field, misspellings
 //! refused with what was meant.
 
-use crate::relay::{ParseRelayError, RelayAddress};
+use crate::relay::{ParseRelayError, RelayAddress, RelayServerConfig};
 use alknet_call::quic::QuicLimits;
 use alknet_core::{
     GrantTarget, Grants, Limits, ResourceGrant, ResourceKind, Role, RoleName, RoleSet, Scope,
@@ -30,6 +30,8 @@ pub struct Config {
     pub name: Option<String>,
     /// How the node is reached.
     pub network: NetworkConfig,
+    /// The relay that this node is.
+    pub relay: RelayServerConfig,
     /// What callers may ask of it.
     pub limits: LimitsConfig,
     /// How programs are run.
@@ -45,7 +47,7 @@ pub struct Config {
 }
 
 /// How the node is reached.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
     /// UDP address and port. Port 0 picks one at the first start and keeps it.
@@ -60,6 +62,25 @@ pub struct NetworkConfig {
     pub relays: Option<Vec<String>>,
     /// Asks the router to open a port (UPnP, NAT-PMP, PCP).
     pub port_mapping: bool,
+    /// Tells connected peers where this node and their other peers are, in
+    /// records that are signed and sealed for the network. Without it, a peer
+    /// that has moved is found only at addresses that worked or were given.
+    pub gossip: bool,
+    /// Announces this node's key and addresses on the LAN by multicast DNS,
+    /// and finds peers there.
+    pub mdns: bool,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            bind: None,
+            relays: None,
+            port_mapping: false,
+            gossip: true,
+            mdns: false,
+        }
+    }
 }
 
 /// What callers may ask of the node. Sizes in bytes, times in milliseconds.
@@ -402,6 +423,12 @@ impl Config {
         Ok(config)
     }
 
+    /// Judges the relay alone, whose settings may come from elsewhere too.
+    pub(crate) fn check_relay(&self) -> Result<(), ConfigError> {
+        let checked = self.relay.check();
+        checked.map_err(|(field, message)| ConfigError::value(field, message))
+    }
+
     pub(crate) fn check_name(&self) -> Result<(), ConfigError> {
         let Some(name) = &self.name else {
             return Ok(());
@@ -425,6 +452,7 @@ impl Config {
             RelaySetting::parse(relay)
                 .map_err(|message| ConfigError::value("network.relays", message))?;
         }
+        self.check_relay()?;
         self.role_set(Vec::new()).map(drop)
     }
 

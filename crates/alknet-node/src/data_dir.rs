@@ -114,6 +114,23 @@ impl DataDir {
         self.0.join("runtime.json")
     }
 
+    /// `relay-cert.pem`: the certificate that this node's relay made for itself.
+    #[must_use]
+    pub fn relay_certificate(&self) -> PathBuf {
+        self.0.join("relay-cert.pem")
+    }
+
+    /// `relay-key.pem`: its key.
+    #[must_use]
+    pub fn relay_key(&self) -> PathBuf {
+        self.0.join("relay-key.pem")
+    }
+
+    /// Keeps one of these two.
+    pub(crate) fn write_relay(&self, path: &Path, text: &str) -> Result<(), DataDirError> {
+        write_private(path, text.as_bytes())
+    }
+
     fn port_file(&self) -> PathBuf {
         self.0.join("port")
     }
@@ -146,6 +163,7 @@ impl DataDir {
             "vault.key",
             "alknet.db",
             "alknet.db-wal",
+            "relay-key.pem",
         ] {
             check_mode(&self.0.join(name))?;
         }

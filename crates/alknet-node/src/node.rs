@@ -7,9 +7,10 @@ use crate::{
     data_dir::{DataDir, Runtime},
     dialer::{StoreDialer, is_dialable},
     endpoint,
+    find::{Anchors, Finder, anchors},
     logs::LogBuffer,
     operations::{OperationsError, configured_operations},
-    relay::Relays,
+    relay::{RelayServer, RelayServerStatus, RelayStartError, Relays},
     unasked::Asked,
 };
 use alknet_call::{Client, links::Links};
@@ -62,6 +63,8 @@ pub struct NodeStatus {
     pub addresses: Vec<String>,
     /// Relays it uses.
     pub relays: Vec<String>,
+    /// The relay that this node is; `null` if it is none.
+    pub relay: Option<RelayServerStatus>,
     /// URL of the HTTP gateway; `null` if it is off.
     pub http: Option<String>,
     /// Address of the SSH server; `null` if it is off.
@@ -99,6 +102,9 @@ pub enum ReloadError {
     /// Addresses could not be reached so: the next start would refuse it.
     #[error(transparent)]
     Net(#[from] NetConfigError),
+    /// The relay's certificate could not be used.
+    #[error(transparent)]
+    Relay(#[from] RelayStartError),
     /// A role that somebody holds would go.
     #[error("role `{role}` is held by {}", holders.join(", "))]
     RoleInUse {
@@ -118,6 +124,7 @@ impl ReloadError {
             ReloadError::RoleInUse { role, holders } => holders
                 .first()
                 .map(|peer| format!("alknet revoke {peer} {role}")),
+            ReloadError::Relay(error) => error.hint(),
             ReloadError::Operations(_) | ReloadError::Exec(_) | ReloadError::Net(_) => None,
         };
         let mut text = self.to_string();
@@ -157,6 +164,10 @@ pub(crate) struct Shared {
     pub(crate) relays: Vec<RelaySetting>,
     /// Those in use, and those that peers named.
     pub(crate) known_relays: Relays,
+    /// The relay that this node is.
+    pub(crate) relay: Option<RelayServer>,
+    /// Where peers are, and how they are told where this node is.
+    pub(crate) finder: Arc<Finder>,
     pub(crate) key: [u8; 32],
     pub(crate) started: Instant,
     pub(crate) started_at: Timestamp,
@@ -195,6 +206,10 @@ impl Shared {
 
     pub(crate) fn links(&self) -> &Links {
         &self.parts().links
+    }
+
+    pub(crate) fn dialer(&self) -> &StoreDialer {
+        &self.parts().dialer
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -237,14 +252,31 @@ impl Shared {
             // A command line comes by itself.
             return;
         }
-        let uses_discovery = self.relays.contains(&RelaySetting::N0);
+        let uses_discovery = self.relays.contains(&RelaySetting::N0) || self.uses_mdns();
         if self
             .identities
             .peer(peer.as_str())
-            .is_some_and(|record| is_dialable(&record, uses_discovery))
+            .is_some_and(|record| is_dialable(&record, &self.finder, uses_discovery))
         {
             self.links().keep(peer);
         }
+    }
+
+    /// Whether there is a peer beside this node's own command line.
+    pub(crate) fn has_peers(&self) -> bool {
+        let peers = self.identities.snapshot().peers;
+        peers.iter().any(|peer| peer.id.as_str() != OWNER)
+    }
+
+    /// What lets this node and its peers find each other after both moved.
+    pub(crate) fn anchors(&self) -> Anchors {
+        anchors(&self.finder, &self.relays)
+    }
+
+    /// Whether peers are looked for on the LAN.
+    pub(crate) fn uses_mdns(&self) -> bool {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.network.mdns
     }
 
     /// Reads the addresses of the endpoint anew.
@@ -303,6 +335,7 @@ impl Shared {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             addresses: places.direct.iter().map(ToString::to_string).collect(),
             relays: places.relays.clone(),
+            relay: self.relay.as_ref().map(RelayServer::status),
             http: None,
             ssh: None,
             peers: self
@@ -374,6 +407,7 @@ impl Shared {
             ("limits", next.limits != old.limits),
             ("exec", next.exec != old.exec),
             ("net", next.net != old.net),
+            ("relay", old.relay.needs_restart(&next.relay)),
         ] {
             if differs {
                 report.needs_restart.push(section.into());
@@ -383,6 +417,11 @@ impl Shared {
         // is one that a start accepts.
         Exec::new(next.exec.clone())?;
         Net::new(next.net.clone())?;
+        next.check_relay()?;
+        let renewal = match &self.relay {
+            Some(relay) => Some(relay.check_certificate(&next.relay, &self.data)?),
+            None => None,
+        };
         let (added, scopes) = configured_operations(&next, &self.exec, self.data.path())?;
         let roles = next.role_set(scopes)?;
         self.roles_in_use(&next)?;
@@ -413,12 +452,16 @@ impl Shared {
             Asked::by(self.door().registry()).warn_of_roles(&roles);
         }
         self.identities.set_roles(roles);
+        if let (Some(relay), Some(renewal)) = (&self.relay, &renewal) {
+            relay.renew(renewal);
+        }
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Config {
             name: old.name,
             network: old.network,
             limits: old.limits,
             exec: old.exec,
             net: old.net,
+            relay: old.relay,
             ..next
         };
         tracing::info!(
@@ -676,6 +719,10 @@ impl Node {
         }
         // A closed connection ends its handler.
         shared.endpoint().close().await;
+        // After the endpoint: goodbyes go through it.
+        if let Some(relay) = &shared.relay {
+            relay.shutdown().await;
+        }
         shared.admission().tasks.close();
         let ended =
             tokio::time::timeout(Duration::from_secs(5), shared.admission().tasks.wait()).await;
@@ -726,6 +773,9 @@ impl Drop for Node {
         shared.door().cancel_detached();
         shared.links().cut();
         shared.admission().cut();
+        if let Some(relay) = &shared.relay {
+            relay.cut();
+        }
         shared.let_go();
         let endpoint = shared.endpoint().clone();
         // Outside of a runtime nothing runs any more, and nobody is told.

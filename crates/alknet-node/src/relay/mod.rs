@@ -1,17 +1,27 @@
 //! Relays: how they are named, which are trusted, and the one that this node
 //! may be.
 
+mod access;
 mod address;
+mod certificate;
+mod config;
 mod pins;
+mod server;
 mod vetting;
 
 pub use address::{ParseRelayError, Qad, RelayAddress, SpkiPin, TEXT_BYTES_MAX};
+pub use certificate::CertificateError;
+pub use config::{Off, QadSetting, RelayServerConfig};
+pub use server::{RelayServerStatus, RelayStartError};
 pub use vetting::{UnfitRelay, vet_relay};
 
 use crate::{config::RelaySetting, ticket::RELAYS_MAX};
+pub(crate) use address::QAD_PORT;
 use data_encoding::HEXLOWER;
 use iroh::{Endpoint, RelayMap, RelayMode, RelayUrl, dns::DnsResolver};
 use iroh_relay::tls::CaTlsConfig;
+pub(crate) use server::{RelayParts, RelayServer};
+
 use pins::Pins;
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -188,15 +198,25 @@ impl Relays {
             .unwrap_or_else(|| RelayAddress::unpinned(url.clone()))
     }
 
+    /// Uses this node's own relay.
+    pub(crate) async fn be(&self, endpoint: &Endpoint, relay: &RelayServer) {
+        self.0.resolver.set_own(relay.own_name());
+        self.choose(endpoint, relay.address()).await;
+    }
+
     /// Uses a relay from now on as if it had been configured.
     pub(crate) async fn adopt(&self, endpoint: &Endpoint, relay: &RelayAddress) {
+        self.0.enabled.store(true, Ordering::Relaxed);
+        self.choose(endpoint, relay).await;
+    }
+
+    async fn choose(&self, endpoint: &Endpoint, relay: &RelayAddress) {
         {
             let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
             known.chosen.retain(|other| other.url() != relay.url());
             known.chosen.push(relay.clone());
             self.0.pins.configure(known.chosen.iter());
         }
-        self.0.enabled.store(true, Ordering::Relaxed);
         let config = Arc::new(relay.config());
         endpoint.insert_relay(relay.url().clone(), config).await;
     }

@@ -1,0 +1,399 @@
+//! Who may use this node's relay: those it knows, and while an invite is open
+//! whoever shows its token.
+
+use super::relay_token;
+use alknet_core::{
+    AuditOutcome, AuditRow, AuditSink, Credential, IdentityProvider,
+    storage::{IdentityIndex, Timestamp, hex32},
+};
+use iroh::EndpointId;
+use iroh_metrics::{Counter, MetricsGroup};
+use iroh_relay::server::{Access, AccessControl, ClientRequest, ConnectionId, RelayService};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Newcomers at a time with the token of one invite.
+pub(crate) const NEWCOMERS_PER_INVITE_MAX: usize = 4;
+/// Connections a minute with the token of one invite.
+pub(crate) const NEWCOMERS_PER_MINUTE_MAX: usize = 30;
+/// Rows a minute that refused clients leave in the audit log.
+pub(crate) const REFUSALS_TOLD_PER_MINUTE_MAX: usize = 30;
+/// How long nothing is said again about one key that is treated as before.
+const TOLD_AGAIN: Duration = Duration::from_secs(3600);
+/// Keys of which it is remembered what was said.
+const KEYS_TOLD_MAX: usize = 1024;
+
+/// What a refused client hears.
+const STRANGER: &str = "this relay serves nodes that its owner knows: join with an invite (alknet join), or have your key added there (alknet peers add)";
+const FULL: &str = "this relay serves as many clients as it may; try again later";
+const CROWDED: &str = "too many newcomers show the same invite; try again later";
+const TWICE: &str = "this key is connected already";
+
+/// Counters of who came.
+#[derive(Debug, Default, MetricsGroup)]
+#[metrics(name = "alknet_relay")]
+pub(crate) struct RelayCounters {
+    /// Clients that were let in.
+    pub(crate) admitted: Counter,
+    /// Clients that were turned away.
+    pub(crate) refused: Counter,
+    /// Connections that were ended because their right ended, or because
+    /// another one of the same key came.
+    pub(crate) cut: Counter,
+}
+
+/// Why a client is let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Right {
+    /// It is this node itself, or one that it knows.
+    Known,
+    /// It shows the token of this open invite.
+    Newcomer { invite: String },
+}
+
+/// Why a client is turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    Stranger,
+    Full,
+    Crowded,
+    Twice,
+}
+
+impl Refusal {
+    fn reason(self) -> &'static str {
+        match self {
+            Refusal::Stranger => STRANGER,
+            Refusal::Full => FULL,
+            Refusal::Crowded => CROWDED,
+            Refusal::Twice => TWICE,
+        }
+    }
+
+    fn code(self) -> &'static str {
+        match self {
+            Refusal::Stranger => "FORBIDDEN",
+            Refusal::Full | Refusal::Crowded => "RATE_LIMITED",
+            Refusal::Twice => "CONFLICT",
+        }
+    }
+}
+
+/// Decides who may use the relay, and ends connections whose right ended.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    identities: GateIdentities,
+    own: [u8; 32],
+    clients_max: usize,
+    audit: GateAudit,
+    service: OnceLock<RelayService>,
+    state: Mutex<State>,
+    pub(crate) counters: Arc<RelayCounters>,
+}
+
+/// Neither prints.
+struct GateIdentities(Arc<IdentityIndex>);
+struct GateAudit(AuditSink);
+
+impl std::fmt::Debug for GateIdentities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IdentityIndex")
+    }
+}
+
+impl std::fmt::Debug for GateAudit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuditSink")
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// One connection a key: the newest.
+    connected: HashMap<[u8; 32], Connected>,
+    /// Times of newcomers' connections, by invite.
+    newcomers: HashMap<String, Vec<Instant>>,
+    /// What was last said about a key.
+    told: HashMap<[u8; 32], (Option<Refusal>, Instant)>,
+    /// When refusals were said.
+    refusals: Vec<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Connected {
+    connection: ConnectionId,
+    right: Right,
+    /// Whether it showed a token, needed or not.
+    with_token: bool,
+}
+
+impl Gate {
+    pub(crate) fn new(
+        identities: Arc<IdentityIndex>,
+        own: [u8; 32],
+        clients_max: usize,
+        audit: AuditSink,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            identities: GateIdentities(identities),
+            own,
+            clients_max,
+            audit: GateAudit(audit),
+            service: OnceLock::new(),
+            state: Mutex::default(),
+            counters: Arc::default(),
+        })
+    }
+
+    /// Where connections are ended; set once the server runs.
+    pub(crate) fn serve(&self, service: RelayService) {
+        // Set once: there is one server.
+        let _ = self.service.set(service);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Clients connected now, this node itself not counted.
+    pub(crate) fn clients(&self) -> usize {
+        let state = self.state();
+        let own = usize::from(state.connected.contains_key(&self.own));
+        state.connected.len() - own
+    }
+
+    fn is_known(&self, key: &[u8; 32]) -> bool {
+        let credential = Credential::NodeKey(*key);
+        *key == self.own || self.identities.0.resolve(&credential).is_some()
+    }
+
+    /// The open invite that a token belongs to.
+    fn invite(&self, token: &str) -> Option<String> {
+        use subtle::ConstantTimeEq;
+        let now = self.identities.0.now();
+        let invites = self.identities.0.snapshot().invites;
+        let mut open = invites.into_iter().filter(|invite| {
+            !invite.revoked && invite.used_by.is_none() && now < invite.expires_at
+        });
+        open.find(|invite| {
+            let want = relay_token(&invite.secret_hash);
+            bool::from(want.as_bytes().ct_eq(token.as_bytes()))
+        })
+        .map(|invite| invite.id)
+    }
+
+    fn is_open(&self, invite: &str) -> Option<Timestamp> {
+        let now = self.identities.0.now();
+        let invites = self.identities.0.snapshot().invites;
+        let found = invites.into_iter().find(|other| other.id == invite)?;
+        let is_open = !found.revoked && found.used_by.is_none() && now < found.expires_at;
+        is_open.then_some(found.expires_at)
+    }
+
+    /// Judges a client, and counts it in if it may enter.
+    fn enter(
+        &self,
+        key: [u8; 32],
+        connection: ConnectionId,
+        token: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let right = match (self.is_known(&key), token) {
+            (true, _) => Right::Known,
+            (false, Some(token)) => Right::Newcomer {
+                invite: self.invite(token).ok_or(Refusal::Stranger)?,
+            },
+            (false, None) => return Err(Refusal::Stranger),
+        };
+        let mut state = self.state();
+        if let Right::Newcomer { invite } = &right {
+            state.count_newcomer(invite, &key)?;
+        }
+        let before = state.connected.get(&key).cloned();
+        match &before {
+            // Whoever has joined comes back without the token: the connection
+            // that shows it still must not push the other one out.
+            Some(before) if token.is_some() && !before.with_token => return Err(Refusal::Twice),
+            Some(_) => {}
+            None if key != self.own => {
+                let own = usize::from(state.connected.contains_key(&self.own));
+                if state.connected.len() - own >= self.clients_max {
+                    return Err(Refusal::Full);
+                }
+            }
+            None => {}
+        }
+        let entered = Connected {
+            connection,
+            right,
+            with_token: token.is_some(),
+        };
+        state.connected.insert(key, entered);
+        drop(state);
+        if let Some(before) = before {
+            // A key has one connection, so that its rate is one.
+            self.cut(&key, before.connection);
+        }
+        Ok(())
+    }
+
+    fn cut(&self, key: &[u8; 32], connection: ConnectionId) {
+        self.counters.cut.inc();
+        if let (Some(service), Ok(id)) = (self.service.get(), EndpointId::from_bytes(key)) {
+            service.clients().disconnect(id, Some(connection));
+        }
+    }
+
+    /// Ends every connection whose right has ended; says when to look again.
+    fn end_unless_allowed(&self) -> Option<Timestamp> {
+        let connected: Vec<([u8; 32], Connected)> = self
+            .state()
+            .connected
+            .iter()
+            .map(|(key, connected)| (*key, connected.clone()))
+            .collect();
+        let mut next: Option<Timestamp> = None;
+        for (key, connected) in connected {
+            if self.is_known(&key) {
+                continue;
+            }
+            let open = match &connected.right {
+                Right::Known => None,
+                Right::Newcomer { invite } => self.is_open(invite),
+            };
+            match open {
+                Some(until) => next = Some(next.map_or(until, |next| next.min(until))),
+                None => self.cut(&key, connected.connection),
+            }
+        }
+        next
+    }
+
+    /// Ends connections when rights end, until `stop`.
+    pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.identities.0.changes();
+        loop {
+            changes.mark_unchanged();
+            let next = self.end_unless_allowed();
+            // Clocks are set: an open invite is looked at every second.
+            let wait = next.map_or(Duration::from_secs(3600), |_| Duration::from_secs(1));
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Says what happened to a client, once and not on each retry.
+    async fn tell(&self, key: &[u8; 32], refusal: Option<Refusal>) {
+        let counted = match refusal {
+            None => &self.counters.admitted,
+            Some(_) => &self.counters.refused,
+        };
+        counted.inc();
+        // One connection too many of a client that is in is no news.
+        if *key == self.own
+            || refusal == Some(Refusal::Twice)
+            || !self.state().is_news(key, refusal)
+        {
+            return;
+        }
+        let who = self.identities.0.resolve(&Credential::NodeKey(*key));
+        let who = who.map_or_else(
+            || format!("key:{}", &hex32::encode(key)[..16]),
+            |identity| identity.id.to_string(),
+        );
+        let mut row = AuditRow::event(self.identities.0.now(), &who, "relay/connect");
+        if let Some(refusal) = refusal {
+            row.outcome = AuditOutcome::code(refusal.code().to_owned().into());
+            tracing::info!(client = %who, reason = refusal.reason(), "the relay refused a client");
+        } else {
+            tracing::info!(client = %who, "the relay let a client in");
+        }
+        self.audit.0.record(row).await;
+    }
+}
+
+impl State {
+    fn count_newcomer(&mut self, invite: &str, key: &[u8; 32]) -> Result<(), Refusal> {
+        let others = self.connected.iter().filter(|(other, connected)| {
+            *other != key
+                && matches!(&connected.right, Right::Newcomer { invite: held } if held == invite)
+        });
+        if others.count() >= NEWCOMERS_PER_INVITE_MAX {
+            return Err(Refusal::Crowded);
+        }
+        let now = Instant::now();
+        self.newcomers.retain(|_, times| {
+            times.retain(|at| now.duration_since(*at) < Duration::from_secs(60));
+            !times.is_empty()
+        });
+        // Invites are bounded, so these are.
+        let times = self.newcomers.entry(invite.to_owned()).or_default();
+        if times.len() >= NEWCOMERS_PER_MINUTE_MAX {
+            return Err(Refusal::Crowded);
+        }
+        times.push(now);
+        Ok(())
+    }
+
+    /// Whether something is to be said, which then counts as said.
+    fn is_news(&mut self, key: &[u8; 32], refusal: Option<Refusal>) -> bool {
+        let now = Instant::now();
+        let is_old = |at: &Instant| now.duration_since(*at) >= TOLD_AGAIN;
+        if let Some((before, at)) = self.told.get(key)
+            && *before == refusal
+            && !is_old(at)
+        {
+            return false;
+        }
+        if refusal.is_some() {
+            let minute = Duration::from_secs(60);
+            self.refusals.retain(|at| now.duration_since(*at) < minute);
+            if self.refusals.len() >= REFUSALS_TOLD_PER_MINUTE_MAX {
+                return false;
+            }
+            self.refusals.push(now);
+        }
+        if self.told.len() >= KEYS_TOLD_MAX {
+            self.told.retain(|_, (_, at)| !is_old(at));
+        }
+        if self.told.len() >= KEYS_TOLD_MAX {
+            self.told.clear();
+        }
+        self.told.insert(*key, (refusal, now));
+        true
+    }
+}
+
+impl AccessControl for Gate {
+    async fn on_connect(&self, request: &ClientRequest) -> Access {
+        let key = *request.endpoint_id().as_bytes();
+        let token = request.auth_token();
+        let entered = self.enter(key, request.connection_id(), token.as_deref());
+        self.tell(&key, entered.err()).await;
+        match entered {
+            Ok(()) => Access::Allow,
+            Err(refusal) => Access::Deny {
+                reason: Some(refusal.reason().into()),
+            },
+        }
+    }
+
+    fn on_disconnect(&self, endpoint_id: EndpointId, connection_id: ConnectionId) {
+        let mut state = self.state();
+        let key = endpoint_id.as_bytes();
+        if state
+            .connected
+            .get(key)
+            .is_some_and(|connected| connected.connection == connection_id)
+        {
+            state.connected.remove(key);
+        }
+    }
+}
