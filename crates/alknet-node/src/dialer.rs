@@ -1,6 +1,10 @@
 //! Dials peers by what the store knows of them.
 
-use crate::{admission::Admission, relay::Relays};
+use crate::{
+    admission::Admission,
+    find::{Finder, watch},
+    relay::Relays,
+};
 use alknet_call::{
     ALPN, connection_code,
     links::{DialError, Dialer},
@@ -14,7 +18,7 @@ use alknet_core::{
 use async_trait::async_trait;
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, TransportAddr,
-    endpoint::{ConnectionError, TransportErrorCode},
+    endpoint::{ConnectError, ConnectionError, TransportErrorCode},
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -27,6 +31,7 @@ pub(crate) struct StoreDialer {
     pub(crate) identities: Arc<IdentityIndex>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) relays: Relays,
+    pub(crate) finder: Arc<Finder>,
 }
 
 #[async_trait]
@@ -61,8 +66,7 @@ impl StoreDialer {
             if self.identities.resolve(&credential).is_none() {
                 continue;
             }
-            let dialled = self.dial_key(peer, &held.key, &record.addresses, alpn);
-            match dialled.await {
+            match self.dial_key(peer, &held.key, &record, alpn).await {
                 Ok(dialled) => return Ok(dialled),
                 Err(error) => failed = error,
             }
@@ -74,18 +78,17 @@ impl StoreDialer {
         &self,
         peer: &PeerId,
         key: &[u8; 32],
-        addresses: &PeerAddresses,
+        record: &PeerRecord,
         alpn: &[u8],
     ) -> Result<(QuicConnection, Caller), DialError> {
-        let address = endpoint_addr(key, addresses, &self.relays)
-            .ok_or_else(|| DialError::NoKey(peer.clone()))?;
         let unreached = |reason: String| DialError::Unreached {
             peer: peer.clone(),
             reason,
         };
-        let connecting = timeout(DIAL_MAX, self.endpoint.connect(address, alpn)).await;
+        let connecting = timeout(DIAL_MAX, self.connect_key(key, record, alpn)).await;
         let connection = connecting
             .map_err(|_| unreached("no answer".into()))?
+            .ok_or_else(|| DialError::NoKey(peer.clone()))?
             .map_err(|error| match Refusal::of(&error) {
                 Some(Refusal::NotServed) => DialError::NotServed {
                     peer: peer.clone(),
@@ -106,7 +109,39 @@ impl StoreDialer {
             let _held = admission.hold(held.clone(), &known);
             held.closed().await;
         });
+        if alpn == ALPN {
+            let watching = watch(self.finder.clone(), connection.clone());
+            self.admission.tasks.spawn(watching);
+        }
         Ok((connection, caller))
+    }
+
+    /// Dials all places known of a key at once, and again at the new ones if
+    /// more are learnt meanwhile; `None` if the bytes are no key.
+    async fn connect_key(
+        &self,
+        key: &[u8; 32],
+        record: &PeerRecord,
+        alpn: &[u8],
+    ) -> Option<Result<iroh::endpoint::Connection, ConnectError>> {
+        let mut news = self.finder.news();
+        let mut places = self.finder.places_of(record, key);
+        loop {
+            let address = endpoint_addr(key, &places, &self.relays)?;
+            let connecting = self.endpoint.connect(address, alpn);
+            tokio::pin!(connecting);
+            loop {
+                tokio::select! {
+                    connected = &mut connecting => return Some(connected),
+                    Ok(()) = news.changed() => {}
+                }
+                let now = self.finder.places_of(record, key);
+                if now != places {
+                    places = now;
+                    break;
+                }
+            }
+        }
     }
 }
 
@@ -166,10 +201,8 @@ pub(crate) fn endpoint_addr(
 }
 
 /// Whether a peer can be dialled at all.
-pub(crate) fn is_dialable(record: &PeerRecord, uses_discovery: bool) -> bool {
-    record.enabled
-        && record.node_key().is_some()
-        && (uses_discovery || !record.addresses.is_empty())
+pub(crate) fn is_dialable(record: &PeerRecord, finder: &Finder, uses_discovery: bool) -> bool {
+    record.enabled && record.node_key().is_some() && (uses_discovery || finder.has_places(record))
 }
 
 /// Addresses that a peer says it has: no loopback and no link-local ones,

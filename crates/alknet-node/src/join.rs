@@ -4,6 +4,7 @@
 use crate::{
     admission::QuicHandler,
     dialer::{endpoint_addr, vetted},
+    find::{Finder, NetworkSecret},
     relay::{Presented, Relays, relay_token},
     ticket::{ADDRESSES_MAX, RELAYS_MAX, Ticket, invite_id, secret_hash},
 };
@@ -93,6 +94,18 @@ pub(crate) struct Joined {
     /// Where it can be reached.
     #[serde(default)]
     pub(crate) addresses: PeerAddresses,
+    /// The secret of its network, in hexadecimal. The first release neither
+    /// sends nor reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    network: Option<String>,
+}
+
+impl Joined {
+    /// The secret of the network of the inviting node, if it told one.
+    pub(crate) fn network(&self) -> Option<NetworkSecret> {
+        let bytes = hex32::decode(self.network.as_ref()?)?;
+        Some(NetworkSecret::from_bytes(bytes))
+    }
 }
 
 /// The inviting side.
@@ -102,6 +115,7 @@ pub(crate) struct JoinHandler {
     pub(crate) node_name: String,
     pub(crate) own_addresses: Box<dyn Fn() -> PeerAddresses + Send + Sync>,
     pub(crate) joined: Box<dyn Fn(&PeerId) + Send + Sync>,
+    pub(crate) finder: Arc<Finder>,
     pub(crate) audit: alknet_core::AuditSink,
     pub(crate) failures: Failures,
 }
@@ -262,7 +276,14 @@ impl JoinHandler {
             expires_at: held.and_then(|held| held.expires_at),
             you_are: peer,
             addresses: told_addresses((self.own_addresses)()),
+            network: self.network(),
         })
+    }
+
+    /// What makes the newcomer a member of this node's network.
+    fn network(&self) -> Option<String> {
+        let secret = self.finder.secret().filter(|_| self.finder.gossips())?;
+        Some(hex32::encode(secret.expose()))
     }
 
     fn holds(&self, peer: &PeerId, key: &[u8; 32]) -> bool {

@@ -22,8 +22,10 @@ pub mod control;
 pub mod data_dir;
 mod dialer;
 mod endpoint;
+mod find;
 mod join;
 mod logs;
+pub mod netcheck;
 mod node;
 mod operations;
 mod ops;
@@ -33,6 +35,8 @@ mod setup;
 pub mod ticket;
 mod unasked;
 
+#[doc(hidden)]
+pub use crate::find::{fuzz_exchange, fuzz_record, fuzz_record_seeds};
 pub use crate::{
     builder::{NodeBuilder, StartError},
     check::{check_config, check_database, check_keys},

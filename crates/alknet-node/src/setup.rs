@@ -1,6 +1,9 @@
 //! The first steps: words, keys, a data directory.
 
-use crate::data_dir::{DataDir, DataDirError};
+use crate::{
+    data_dir::{DataDir, DataDirError},
+    find::AtRest,
+};
 use alknet_core::storage::hex32;
 use alknet_vault::{
     CreateVaultError, KeyError, Mnemonic, NoRandomness, OpenVaultError, ParseMnemonicError, Vault,
@@ -107,10 +110,15 @@ pub fn init(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitErr
     })
 }
 
+/// Which of the vault's sealing keys is used.
+const SEALING_VERSION: u32 = 1;
+
 /// The keys a running node needs.
 pub(crate) struct NodeKeys {
     pub(crate) node: iroh::SecretKey,
     pub(crate) owner_public: [u8; 32],
+    /// Seals the secrets of networks.
+    pub(crate) at_rest: AtRest,
 }
 
 /// Why the keys could not be read.
@@ -137,7 +145,11 @@ pub(crate) fn open_keys(data: &DataDir) -> Result<NodeKeys, OpenKeysError> {
     if !data.owner_key().exists() {
         data.write_owner_key(owner.expose())?;
     }
+    let sealing = vault
+        .sealing_key(SEALING_VERSION)
+        .map_err(OpenKeysError::Key)?;
     Ok(NodeKeys {
+        at_rest: AtRest::new(sealing.expose()),
         node: iroh::SecretKey::from_bytes(node.expose()),
         owner_public: owner.public_key(),
     })

@@ -6,7 +6,7 @@ use super::{
     edit::apply,
 };
 use crate::{
-    join::{self, JoinRequest},
+    join::{self, JoinRequest, Joined},
     node::Shared,
     ticket::{Ticket, TicketError},
 };
@@ -24,7 +24,7 @@ pub(super) async fn join_peer(
 ) -> Result<JoinOutput, CallError> {
     let ticket = Ticket::parse(&input.ticket).map_err(ticket_error)?;
     let now = shared.identities.now();
-    if ticket.expires_at <= now {
+    if ticket.has_long_expired(now) {
         return Err(CallError::domain(
             "TICKET_EXPIRED",
             format!(
@@ -91,10 +91,14 @@ pub(super) async fn join_peer(
         until: None,
     }];
     record.addresses = joined_addresses(&ticket, &joined.addresses);
+    let had_peers = shared.has_peers();
     apply(shared, cx, IdentityChange::AddPeer(record), id.as_str()).await?;
+    let mut notes = shell_notes(shared, id.as_str(), &grants);
+    notes.extend(enter_network(shared, &joined, had_peers).await);
     shared.keep_link(&id);
+    notes.extend(shared.anchors().warning());
     Ok(JoinOutput {
-        notes: shell_notes(shared, id.as_str(), &grants),
+        notes,
         peer: id.to_string(),
         node_id: hex32::encode(&ticket.node_id),
         you_are: joined.you_are.to_string(),
@@ -102,6 +106,21 @@ pub(super) async fn join_peer(
         they_gave: joined.gives,
         expires_at: joined.expires_at.map(|at: Timestamp| at.to_string()),
     })
+}
+
+/// Becomes a member of the other side's network; what to know about it if
+/// that failed.
+async fn enter_network(shared: &Shared, joined: &Joined, had_peers: bool) -> Option<String> {
+    let secret = joined.network()?;
+    match shared.finder.adopt(secret, had_peers).await {
+        Ok(true) => None,
+        Ok(false) => Some("this node is a member of eight networks already: after a move, this peer finds it only at addresses that it knows".into()),
+        // The peer is one all the same.
+        Err(cause) => {
+            tracing::warn!(%cause, "the network of a peer could not be stored");
+            None
+        }
+    }
 }
 
 fn suggested(taken: &CallError) -> Result<PeerId, ()> {

@@ -1,0 +1,53 @@
+//! Which direct addresses of peers work.
+
+use super::Finder;
+use alknet_call::quic::QuicConnection;
+use futures::StreamExt;
+use iroh::TransportAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// How long a path is selected before it counts: paths come and go while two
+/// sides find the best one.
+const SETTLED_AFTER: Duration = Duration::from_millis(500);
+
+/// Follows the selected path of a connection until it closes; each direct one
+/// that settles is kept.
+pub(crate) async fn watch(finder: Arc<Finder>, connection: QuicConnection) {
+    let inner = connection.inner();
+    let key = *inner.remote_id().as_bytes();
+    let mut changes = inner.paths_stream();
+    let mut noted = None;
+    let mut selected = None;
+    loop {
+        let changed = if selected.is_none() || selected == noted {
+            changes.next().await
+        } else {
+            match timeout(SETTLED_AFTER, changes.next()).await {
+                Ok(changed) => changed,
+                Err(_) => {
+                    if let Some(address) = selected {
+                        finder.worked(key, address).await;
+                    }
+                    noted = selected;
+                    continue;
+                }
+            }
+        };
+        let Some(paths) = changed else { return };
+        selected = paths
+            .iter()
+            .find(|path| path.is_selected())
+            .and_then(|path| direct(path.remote_addr()));
+    }
+}
+
+fn direct(address: &TransportAddr) -> Option<SocketAddr> {
+    match address {
+        // One form of each, so that it is kept once.
+        TransportAddr::Ip(address) => {
+            Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+        }
+        _ => None,
+    }
+}
