@@ -130,7 +130,7 @@ impl Remote {
         let ticket = Ticket::parse(ticket)
             .map_err(|error| CallError::domain("TICKET_INVALID", error.to_string()))?;
         let now: Timestamp = system_clock()();
-        if ticket.expires_at <= now {
+        if ticket.has_long_expired(now) {
             let message = format!("this ticket expired at {}", ticket.expires_at);
             return Err(CallError::domain("TICKET_EXPIRED", message));
         }

@@ -4,7 +4,7 @@
 use alknet_core::storage::Timestamp;
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 /// What every ticket starts with.
 pub const PREFIX: &str = "alkinvite1";
@@ -33,6 +33,10 @@ pub enum TicketError {
     #[error("the ticket has version {0}, which this release does not know")]
     TooNew(u8),
 }
+
+/// How far the clocks of two machines may be apart: one that thinks it is
+/// yesterday, or tomorrow, can still join.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(26 * 60 * 60);
 
 /// A one-time, expiring right to become a peer, and where to redeem it.
 #[derive(Clone, PartialEq, Eq)]
@@ -71,6 +75,15 @@ struct Body {
 }
 
 impl Ticket {
+    /// Whether it has expired so long ago that not even a clock which is
+    /// [`CLOCK_SKEW_MAX`] off could make it valid. Before that, only the node
+    /// that made it can tell.
+    #[must_use]
+    pub fn has_long_expired(&self, now: Timestamp) -> bool {
+        let skew = i64::try_from(CLOCK_SKEW_MAX.as_millis()).unwrap_or(i64::MAX);
+        self.expires_at.0.saturating_add(skew) <= now.0
+    }
+
     /// The hash under which the inviting node knows the secret, and the
     /// invite's id.
     #[must_use]
@@ -249,6 +262,15 @@ mod tests {
             Ticket::parse(&format!("{PREFIX}{}", "é".repeat(9))),
             Err(TicketError::Damaged)
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_a_day_ahead_does_not_expire_a_ticket() {
+        let skew = i64::try_from(CLOCK_SKEW_MAX.as_millis()).unwrap();
+        let ends = ticket().expires_at.0;
+        assert!(!ticket().has_long_expired(Timestamp(ends + 24 * 60 * 60 * 1000)));
+        assert!(!ticket().has_long_expired(Timestamp(ends + skew - 1)));
+        assert!(ticket().has_long_expired(Timestamp(ends + skew)));
     }
 
     #[test]
