@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Init(commands::init::InitArgs),
     /// Runs the node until a signal
     Up(commands::up::UpArgs),
+    /// Runs the node as a relay for the nodes that it knows
+    Relay(commands::relay::RelayArgs),
     /// Stops the running node
     Down(commands::down::DownArgs),
     /// Says how the running node is and how it can be reached
@@ -107,7 +109,11 @@ impl Command {
     pub(crate) fn ends_on_interrupt(&self) -> bool {
         !matches!(
             self,
-            Command::Up(_) | Command::Exec(_) | Command::Shell(_) | Command::Ping(_)
+            Command::Up(_)
+                | Command::Relay(_)
+                | Command::Exec(_)
+                | Command::Shell(_)
+                | Command::Ping(_)
         )
     }
 }

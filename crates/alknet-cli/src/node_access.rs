@@ -1,7 +1,10 @@
 //! The one place that touches the `alknet` library, so that a change of its
 //! interface is a change of this file.
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    commands::relay::ServerArgs,
+    failure::{Exit, Failure},
+};
 use alknet::{
     Client, Input, OperationName, Subscription,
     node::{self, control},
@@ -16,6 +19,7 @@ use std::{
 #[cfg(test)]
 pub(crate) use alknet::Violation;
 pub(crate) use alknet::net::{CarryError, bind, carry};
+pub(crate) use alknet::node::relay::{QadSetting, RelayServerConfig};
 pub(crate) use alknet::{
     ByteReceiver, ByteSender, CallError, ChannelCall, ErrorCode, GrantTarget, Interaction,
     InteractionEvent, Kind, PeerId, Route, RouteStep, nearest,
@@ -244,6 +248,10 @@ pub(crate) struct Launch {
     pub(crate) config: PathBuf,
     pub(crate) bind: Option<SocketAddr>,
     pub(crate) relays: Vec<String>,
+    /// Looks for peers on the LAN, whatever the configuration says.
+    pub(crate) mdns: bool,
+    /// Makes it a relay.
+    pub(crate) relay: Option<ServerArgs>,
     pub(crate) demo: bool,
     pub(crate) logs: LogBuffer,
 }
@@ -255,6 +263,7 @@ impl RunningNode {
     pub(crate) async fn start(launch: Launch) -> Result<Self, Failure> {
         let mut builder = node::Node::builder()
             .data_dir(launch.dir)
+            .mdns(launch.mdns)
             .demo(launch.demo)
             .logs(launch.logs);
         if launch.config.exists() {
@@ -265,6 +274,9 @@ impl RunningNode {
         }
         if !launch.relays.is_empty() {
             builder = builder.relays(launch.relays);
+        }
+        if let Some(server) = launch.relay {
+            builder = builder.relay(move |config| server.apply(config));
         }
         let started = builder.spawn().await;
         started.map(Self).map_err(|error| {

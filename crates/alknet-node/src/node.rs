@@ -64,6 +64,7 @@ pub struct NodeStatus {
     /// Relays it uses.
     pub relays: Vec<String>,
     /// The relay that this node is; `null` if it is none.
+    #[serde(default)]
     pub relay: Option<RelayServerStatus>,
     /// URL of the HTTP gateway; `null` if it is off.
     pub http: Option<String>,
@@ -73,6 +74,10 @@ pub struct NodeStatus {
     pub peers: usize,
     /// Calls in flight.
     pub calls_in_flight: usize,
+    /// What lets this node and its peers find each other after both moved:
+    /// relays in use, and peers with a public address.
+    #[serde(default)]
+    pub anchors: Vec<String>,
     /// Sentences on how it can be reached, and how not.
     pub notes: Vec<String>,
 }
@@ -346,6 +351,7 @@ impl Shared {
                 .filter(|peer| peer.id.as_str() != OWNER)
                 .count(),
             calls_in_flight: self.door().in_flight(),
+            anchors: self.anchors().names,
             notes: self.notes(&places),
         }
     }
@@ -375,17 +381,26 @@ impl Shared {
             .network
             .port_mapping
         {
-            notes.push(
-                "nothing is published: no DNS, no mDNS, no port opened on the router".replace(
-                    "no DNS, ",
-                    if self.relays.contains(&RelaySetting::N0) {
-                        ""
-                    } else {
-                        "no DNS, "
-                    },
-                ),
-            );
+            let published = [
+                ("no DNS", self.relays.contains(&RelaySetting::N0)),
+                ("no mDNS", self.uses_mdns()),
+                ("no port opened on the router", false),
+            ];
+            let not: Vec<&str> = published
+                .iter()
+                .filter(|(_, is_used)| !is_used)
+                .map(|(what, _)| *what)
+                .collect();
+            let nothing = match not.len() == published.len() {
+                true => "nothing",
+                false => "nothing else",
+            };
+            notes.push(format!("{nothing} is published: {}", not.join(", ")));
         }
+        if self.uses_mdns() {
+            notes.push("mDNS is on: this node's id and addresses are announced on the LAN, and peers are found there".into());
+        }
+        notes.extend(self.anchors().warning());
         notes
     }
 

@@ -1,6 +1,6 @@
 //! What `up` prints when the node is ready.
 
-use crate::{app::App, failure::Failure, hint::quote, output::cell, table};
+use crate::{app::App, commands::status, failure::Failure, hint::quote, output::cell, table};
 use serde_json::Value;
 
 /// Commands worth trying first.
@@ -21,8 +21,8 @@ pub(crate) fn print(app: &App, status: &Value) -> Result<(), Failure> {
     app.out.text(&render(status, &dir, app.is_default_dir()))
 }
 
-fn render(status: &Value, dir: &str, is_default_dir: bool) -> String {
-    let field = |name: &str| cell(status.get(name));
+fn render(info: &Value, dir: &str, is_default_dir: bool) -> String {
+    let field = |name: &str| cell(info.get(name));
     let or = |name: &str, empty: &str| match field(name) {
         text if text.is_empty() => empty.to_owned(),
         text => text,
@@ -32,7 +32,7 @@ fn render(status: &Value, dir: &str, is_default_dir: bool) -> String {
         field("name"),
         field("version")
     );
-    text.push_str(&table::pairs(&[
+    let mut rows = vec![
         ("node id", field("node_id")),
         ("data", dir.to_owned()),
         ("addresses", or("addresses", "none")),
@@ -40,8 +40,10 @@ fn render(status: &Value, dir: &str, is_default_dir: bool) -> String {
         ("calls", "on, over QUIC, for known peers".into()),
         ("http", or("http", "off")),
         ("ssh", or("ssh", "off")),
-    ]));
-    for note in status
+    ];
+    rows.extend(status::own_relay(info).map(|relay| ("own relay", relay)));
+    text.push_str(&table::pairs(&rows));
+    for note in info
         .get("notes")
         .and_then(Value::as_array)
         .into_iter()

@@ -21,6 +21,7 @@ pub(crate) mod logs;
 pub(crate) mod ops;
 pub(crate) mod peers;
 pub(crate) mod ping;
+pub(crate) mod relay;
 pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod status;
@@ -41,6 +42,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Init(args) => init::run(app, args).await?,
         Command::Up(args) => return up::run(app, args).await,
+        Command::Relay(args) => return relay::run(app, args).await,
         Command::Down(args) => down::run(app, &args).await?,
         Command::Status => status::run(app).await?,
         Command::Version => version(app)?,

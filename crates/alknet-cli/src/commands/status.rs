@@ -12,6 +12,13 @@ pub(crate) async fn run(app: &App) -> Result<(), Failure> {
     app.out.text(&render(&info))
 }
 
+/// What the relay that the node is tells of itself.
+pub(super) fn own_relay(info: &Value) -> Option<String> {
+    let relay = info.get("relay").filter(|relay| relay.is_object())?;
+    let field = |name: &str| cell(relay.get(name));
+    Some(format!("{} ({} clients)", field("url"), field("clients")))
+}
+
 /// The lines for people.
 fn render(info: &Value) -> String {
     let field = |name: &str| cell(info.get(name));
@@ -29,7 +36,7 @@ fn render(info: &Value) -> String {
         field("pid"),
         duration::in_words(Duration::from_millis(uptime))
     );
-    let mut text = table::pairs(&[
+    let mut rows = vec![
         ("name", field("name")),
         ("node id", field("node_id")),
         ("version", field("version")),
@@ -40,7 +47,9 @@ fn render(info: &Value) -> String {
         ("ssh", or("ssh", "off")),
         ("peers", field("peers")),
         ("calls", format!("{} in flight", or("calls_in_flight", "0"))),
-    ]);
+    ];
+    rows.extend(own_relay(info).map(|relay| ("own relay", relay)));
+    let mut text = table::pairs(&rows);
     for note in info
         .get("notes")
         .and_then(Value::as_array)

@@ -2,7 +2,7 @@
 
 use crate::{
     app::App,
-    commands::{detach, filter, greeting, init, settings},
+    commands::{detach, filter, greeting, init, relay::ServerArgs, settings},
     descriptors,
     failure::{Exit, Failure},
     node_access::{self, Launch, LogBuffer, RelaySetting, RunningNode},
@@ -30,9 +30,13 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) bind: Option<SocketAddr>,
     /// Relays that help others reach this node: `none`, `n0` (n0's public ones,
-    /// with its DNS), or URLs of your own; may be repeated
+    /// with its DNS), or addresses of your own, as `alknet relay` prints them;
+    /// may be repeated
     #[arg(long, value_name = "none|n0|URL", value_parser = RelaySetting::parse)]
     pub(crate) relay: Vec<RelaySetting>,
+    /// Announces this node on the LAN by multicast DNS, and finds peers there
+    #[arg(long)]
+    pub(crate) mdns: bool,
     /// Adds example operations
     #[arg(long)]
     pub(crate) demo: bool,
@@ -42,6 +46,9 @@ pub(crate) struct UpArgs {
     /// What `--detach` starts
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub(crate) detached: bool,
+    /// Set by `alknet relay`.
+    #[arg(skip)]
+    pub(crate) server: Option<ServerArgs>,
 }
 
 impl UpArgs {
@@ -88,6 +95,8 @@ pub(crate) async fn run(app: &App, args: UpArgs) -> Result<Exit, Failure> {
         config: args.config_path(app),
         bind: args.bind,
         relays: args.relay.iter().map(relay_word).collect(),
+        relay: args.server.clone(),
+        mdns: args.mdns,
         demo: args.demo,
         logs,
     };
@@ -129,6 +138,8 @@ async fn prepare(app: &App, args: &UpArgs) -> Result<(), Failure> {
     }
     if args.relay.is_empty()
         && config.network.relays.is_none()
+        && args.server.is_none()
+        && !config.relay.enabled
         && app.out.can_ask()
         && !args.detached
     {
@@ -143,7 +154,8 @@ const RELAY_QUESTION: &str = "\
 Relays help other machines reach this one where no port is open to it.
   1  n0's public relays and DNS: works from almost anywhere. n0 sees node ids,
      addresses, sizes and times; it can read nothing.
-  2  a relay of your own: you give its URL, and nobody else is asked.
+  2  a relay of your own: you give the address that `alknet relay` printed on
+     a machine that all can reach, and nobody else is asked.
   3  none: only machines that can reach this address directly.
 ";
 
@@ -161,7 +173,7 @@ async fn ask_relays() -> Result<Vec<String>, Failure> {
 
 async fn ask_relay_url() -> Result<String, Failure> {
     loop {
-        let url = prompt::ask("its URL: ".into()).await?;
+        let url = prompt::ask("its address: ".into()).await?;
         match RelaySetting::parse(&url) {
             Ok(RelaySetting::Url(_)) => return Ok(url),
             Ok(_) => prompt::tell("that is no URL"),
@@ -202,7 +214,7 @@ async fn serve(node: &RunningNode, stop: &mut StopSignals, reload: &mut Signal) 
 /// The words that start the same node in the background.
 pub(crate) fn detached_words(dir: &Path, args: &UpArgs) -> Vec<std::ffi::OsString> {
     let mut words: Vec<std::ffi::OsString> = vec![
-        "up".into(),
+        if args.server.is_some() { "relay" } else { "up" }.into(),
         "--detached".into(),
         "--json".into(),
         "--data-dir".into(),
@@ -217,6 +229,9 @@ pub(crate) fn detached_words(dir: &Path, args: &UpArgs) -> Vec<std::ffi::OsStrin
     }
     for relay in &args.relay {
         words.extend(["--relay".into(), relay_word(relay).into()]);
+    }
+    if let Some(server) = &args.server {
+        words.extend(server.words());
     }
     if args.demo {
         words.push("--demo".into());

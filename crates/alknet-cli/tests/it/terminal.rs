@@ -111,7 +111,7 @@ fn the_first_start_shows_the_words_and_asks_about_relays_once() {
     first.answer("4");
     first.until("1, 2 or 3? ");
     first.answer("2");
-    first.until("its URL: ");
+    first.until("its address: ");
     first.answer("ftp://relay.example.org");
     first.until("use https");
     first.answer("http://127.0.0.1:9");
