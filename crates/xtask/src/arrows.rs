@@ -67,6 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "alknet-store",
             "alknet-vault",
             "alknet-core",
+            "alknet-lab",
         ],
     ),
     // What it throws input at, down to the words of a command line.
@@ -83,6 +84,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "alknet-testkit",
         ],
     ),
+    // Knows nothing of what is tried in it.
+    ("alknet-lab", &[]),
     ("xtask", &[]),
 ];
 
@@ -111,7 +114,8 @@ pub(crate) fn check(package: &Package, path: &str, manifest: &str) -> Vec<Findin
 
 fn may_use(allowed: &[&str], dependency: &Dependency) -> bool {
     let is_dev = dependency.kind == DependencyKind::Dev;
-    allowed.contains(&dependency.name.as_str()) || (is_dev && dependency.name == "alknet-testkit")
+    let is_for_tests = matches!(dependency.name.as_str(), "alknet-testkit" | "alknet-lab");
+    allowed.contains(&dependency.name.as_str()) || (is_dev && is_for_tests)
 }
 
 /// The line that declares `name`, or 1.
@@ -227,7 +231,7 @@ mod tests {
     fn is_shed(name: &str) -> bool {
         matches!(
             name,
-            "alknet-testkit" | "alknet-bench" | "alknet-fuzz" | "xtask"
+            "alknet-testkit" | "alknet-bench" | "alknet-fuzz" | "alknet-lab" | "xtask"
         )
     }
 }

@@ -15,6 +15,7 @@ const MAY_PRINT: &[&str] = &[
     "alknet-cli",
     "alknet-bench",
     "alknet-fuzz",
+    "alknet-lab",
     "alknet-testkit",
     "xtask",
 ];

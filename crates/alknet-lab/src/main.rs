@@ -1,0 +1,2 @@
+//! The lab by hand.
+fn main() {}

@@ -1,0 +1,5 @@
+//! The lab keeps what it says: every impairment is measured.
+#![allow(clippy::unwrap_used)]
+
+mod impairments;
+mod topology;
