@@ -236,6 +236,28 @@ pub(crate) fn check_database(dir: &Path) -> Result<String, Findings> {
     }
 }
 
+/// Looks at the network as the node of a data directory would use it.
+pub(crate) async fn netcheck(
+    dir: &Path,
+    relays: Vec<String>,
+    port_mapping: bool,
+    is_running: bool,
+) -> Result<Value, Failure> {
+    let options = node::netcheck::NetcheckOptions {
+        relays,
+        port_mapping,
+        is_running,
+    };
+    let found = node::netcheck::check_network(dir, options).await;
+    match found {
+        Ok(report) => Ok(serde_json::to_value(report).unwrap_or_default()),
+        Err(error @ node::netcheck::NetcheckError::Relay(_)) => {
+            Err(Failure::usage(sentence(&error)).hint("--relay takes `n0` or URLs of relays"))
+        }
+        Err(error) => Err(Failure::local(sentence(&error)).hint("alknet doctor")),
+    }
+}
+
 /// The UDP port that the node took at its first start.
 pub(crate) fn kept_port(dir: &Path) -> Option<u16> {
     node::DataDir::new(dir).kept_port()

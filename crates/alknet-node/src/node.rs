@@ -10,7 +10,7 @@ use crate::{
     find::{Anchors, Finder, anchors},
     logs::LogBuffer,
     operations::{OperationsError, configured_operations},
-    relay::{RelayServer, RelayServerStatus, RelayStartError, Relays},
+    relay::{Health, RelayServer, RelayServerStatus, RelayStartError, RelayUse, Relays},
     unasked::Asked,
 };
 use alknet_call::{Client, links::Links};
@@ -63,6 +63,9 @@ pub struct NodeStatus {
     pub addresses: Vec<String>,
     /// Relays it uses.
     pub relays: Vec<String>,
+    /// Relays that were chosen, and whether they work.
+    #[serde(default)]
+    pub relays_in_use: Vec<RelayUse>,
     /// The relay that this node is; `null` if it is none.
     #[serde(default)]
     pub relay: Option<RelayServerStatus>,
@@ -169,6 +172,7 @@ pub(crate) struct Shared {
     pub(crate) relays: Vec<RelaySetting>,
     /// Those in use, and those that peers named.
     pub(crate) known_relays: Relays,
+    pub(crate) relay_health: Health,
     /// The relay that this node is.
     pub(crate) relay: Option<RelayServer>,
     /// Where peers are, and how they are told where this node is.
@@ -340,6 +344,7 @@ impl Shared {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             addresses: places.direct.iter().map(ToString::to_string).collect(),
             relays: places.relays.clone(),
+            relays_in_use: self.relay_health.report(&self.known_relays),
             relay: self.relay.as_ref().map(RelayServer::status),
             http: None,
             ssh: None,

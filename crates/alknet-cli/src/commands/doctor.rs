@@ -139,6 +139,9 @@ async fn checks(app: &App) -> Result<Vec<Check>, Failure> {
         checks.push(port(dir, &config));
     }
     checks.push(relays(&config));
+    if is_running {
+        checks.extend(anchors(app).await);
+    }
     checks.push(account(&config));
     Ok(checks)
 }
@@ -246,6 +249,31 @@ fn port(dir: &Path, config: &Config) -> Check {
         Err(error) => Check::fail("port", format!("UDP {wanted} cannot be taken: {error}"))
             .hint("alknet up --bind ADDR:PORT"),
     }
+}
+
+/// What lets the node and its peers find each other after both have moved; no
+/// check without peers.
+async fn anchors(app: &App) -> Option<Check> {
+    let info = app.ask("node/info", json!({})).await.ok()?;
+    if info["peers"] == 0 {
+        return None;
+    }
+    let known = info["anchors"].as_array()?;
+    let names: Vec<&str> = known.iter().filter_map(|name| name.as_str()).collect();
+    let remedy = "alknet relay, on a machine with a public address";
+    Some(match names.as_slice() {
+        [] => Check::warn(
+            "anchors",
+            "none: this node and a peer that both move do not find each other again",
+        )
+        .hint(remedy),
+        [one] => Check::warn(
+            "anchors",
+            format!("only {one}: while it is away, nodes that have moved do not find each other"),
+        )
+        .hint(remedy),
+        all => Check::ok("anchors", all.join(", ")),
+    })
 }
 
 fn relays(config: &Config) -> Check {

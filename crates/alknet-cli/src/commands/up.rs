@@ -236,6 +236,9 @@ pub(crate) fn detached_words(dir: &Path, args: &UpArgs) -> Vec<std::ffi::OsStrin
     if args.demo {
         words.push("--demo".into());
     }
+    if args.mdns {
+        words.push("--mdns".into());
+    }
     words
 }
 

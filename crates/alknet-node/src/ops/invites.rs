@@ -215,6 +215,7 @@ async fn create(
         .await
         .map_err(|error| store_error(cx, &shared.identities, error))?;
     let mut warnings = reach_warning(&ticket);
+    warnings.extend(shared.anchors().warning());
     warnings.extend(shell_notes(
         shared,
         name.as_ref().map_or("the newcomer", PeerId::as_str),
