@@ -13,7 +13,7 @@ use crate::{
     node::{Node, OWNER, Parts, Shared, VERSION},
     operations::{OperationsError, configured_operations, demo_operations, names},
     ops,
-    relay::{RelayParts, RelayServer, RelayServerConfig, RelayStartError, Relays},
+    relay::{Health, RelayParts, RelayServer, RelayServerConfig, RelayStartError, Relays},
     setup::{InitError, InitOptions, NodeKeys, OpenKeysError, init, is_initialised, open_keys},
     unasked::Asked,
 };
@@ -396,6 +396,7 @@ impl NodeBuilder {
             name: name.clone(),
             relays,
             known_relays: known_relays.clone(),
+            relay_health: Health::default(),
             relay,
             finder: finder.clone(),
             key: *keys.node.public().as_bytes(),
@@ -738,6 +739,9 @@ fn spawn_tasks(
             tokio::time::sleep(PRUNE_EVERY).await;
         }
     }));
+    let health = shared.relay_health.clone();
+    let relays = shared.known_relays.clone();
+    tasks.push(tokio::spawn(health.follow(endpoint.clone(), relays)));
     if let Some(relay) = &shared.relay {
         let watching = relay.gate.clone().watch(admission.stop.clone());
         tasks.push(tokio::spawn(watching));

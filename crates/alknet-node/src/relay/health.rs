@@ -1,0 +1,202 @@
+//! Whether the relays in use work, and if not, why and what helps.
+
+use super::{RelayAddress, Relays};
+use crate::netcheck::https::{Problem, probe};
+use iroh::{Endpoint, dns::DnsResolver, endpoint::RelayStatus};
+use n0_watcher::Watcher;
+use rustls::ClientConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How long a relay may take before it is looked at.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often a relay that does not work is looked at again.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// A relay in use, and whether it works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RelayUse {
+    /// Its whole address.
+    pub url: String,
+    /// Whether this node is connected to it. One that works and is not the
+    /// nearest is kept in reserve, without a connection.
+    pub connected: bool,
+    /// What is wrong, for programs; `null` if nothing is known to be.
+    pub problem: Option<String>,
+    /// What is wrong, in a sentence.
+    pub message: Option<String>,
+    /// What helps.
+    pub hint: Option<String>,
+}
+
+/// What is wrong with a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+    pub(crate) hint: String,
+}
+
+impl From<&Problem> for Fault {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            code: problem.code(),
+            message: problem.to_string(),
+            hint: problem.advice().into(),
+        }
+    }
+}
+
+impl Fault {
+    /// A relay that turned this node away, with what it said.
+    fn denied(reason: &str) -> Self {
+        Self {
+            code: "DENIED",
+            message: format!(
+                "it does not let this node in: {}",
+                alknet_core::clean_foreign_text(reason, 200)
+            ),
+            hint: "ask its owner for an invite and redeem it here: alknet join TICKET".into(),
+        }
+    }
+}
+
+/// The relays in use, as they were last seen. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Health(Arc<Mutex<Vec<Seen>>>);
+
+#[derive(Clone, Debug)]
+struct Seen {
+    relay: RelayAddress,
+    connected: bool,
+    fault: Option<Fault>,
+}
+
+impl Health {
+    /// The relays chosen here, in order.
+    pub(crate) fn report(&self, relays: &Relays) -> Vec<RelayUse> {
+        let seen = self.seen();
+        let report = relays.chosen().into_iter().map(|relay| {
+            let found = seen.iter().find(|seen| seen.relay.url() == relay.url());
+            let fault = found.and_then(|seen| seen.fault.clone());
+            RelayUse {
+                url: relay.to_string(),
+                connected: found.is_some_and(|seen| seen.connected),
+                problem: fault.as_ref().map(|fault| fault.code.into()),
+                message: fault.as_ref().map(|fault| fault.message.clone()),
+                hint: fault.map(|fault| fault.hint),
+            }
+        });
+        report.collect()
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Keeps what was seen, and says in the log what changed.
+    fn keep(&self, now: Vec<Seen>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for seen in &now {
+            let before = kept.iter().find(|old| old.relay.url() == seen.relay.url());
+            let url = seen.relay.url();
+            match (&seen.fault, before.and_then(|old| old.fault.as_ref())) {
+                (Some(fault), old) if old != Some(fault) => {
+                    tracing::warn!(%url, "the relay is not used: {} ({})", fault.message, fault.hint);
+                }
+                (None, Some(_)) => tracing::info!(%url, "the relay works again"),
+                _ => {}
+            }
+        }
+        *kept = now;
+    }
+
+    /// Follows the endpoint's relays until it is gone.
+    pub(crate) async fn follow(self, endpoint: Endpoint, relays: Relays) {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let Ok(tls) = relays.tls_config().client_config(provider) else {
+            return;
+        };
+        let (tls, resolver) = (Arc::new(tls), relays.resolver());
+        let mut home = endpoint.home_relay_status();
+        let started = Instant::now();
+        let mut looked = started;
+        loop {
+            let status = home.get();
+            let settled = started.elapsed() >= GRACE;
+            let due = settled && looked.elapsed() >= AGAIN || looked == started && settled;
+            if due {
+                looked = Instant::now();
+            }
+            let mut now = Vec::new();
+            for relay in relays.chosen() {
+                now.push(self.look(relay, &status, due, &tls, &resolver).await);
+            }
+            let all_work = now.iter().all(|seen| seen.connected);
+            self.keep(now);
+            let next = match settled {
+                false => GRACE.saturating_sub(started.elapsed()),
+                true => AGAIN,
+            };
+            tokio::select! {
+                changed = home.updated() => if changed.is_err() { return },
+                () = tokio::time::sleep(next), if !all_work || !settled => {}
+            }
+        }
+    }
+
+    /// One relay: what the endpoint says of it, and else what a look at it
+    /// shows.
+    async fn look(
+        &self,
+        relay: RelayAddress,
+        status: &[RelayStatus],
+        due: bool,
+        tls: &Arc<ClientConfig>,
+        resolver: &DnsResolver,
+    ) -> Seen {
+        let told = status.iter().find(|status| status.url() == relay.url());
+        if told.is_some_and(RelayStatus::is_connected) {
+            return Seen {
+                relay,
+                connected: true,
+                fault: None,
+            };
+        }
+        let denied = told.and_then(RelayStatus::auth_denied_reason);
+        let fault = match denied {
+            Some(reason) => Some(Fault::denied(reason)),
+            None if due => check(&relay, tls, resolver).await.err(),
+            None => {
+                let before = self.seen();
+                let before = before.iter().find(|seen| seen.relay.url() == relay.url());
+                before.and_then(|seen| seen.fault.clone())
+            }
+        };
+        Seen {
+            relay,
+            connected: false,
+            fault,
+        }
+    }
+}
+
+/// Looks whether a relay is one and can be trusted. It is not told who asks.
+pub(crate) async fn check(
+    relay: &RelayAddress,
+    tls: &Arc<ClientConfig>,
+    resolver: &DnsResolver,
+) -> Result<(), Fault> {
+    match probe(relay.url(), tls, resolver).await {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(Fault::from(&problem)),
+    }
+}
