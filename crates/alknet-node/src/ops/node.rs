@@ -71,7 +71,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
         shared.clone(),
         shared.clone(),
     );
-    let status = json!({ "node_id": "07".repeat(32), "name": "home", "version": "0.1.0", "pid": 4711, "started_at": "2026-01-01T00:00:00.000Z", "uptime_ms": 60000, "addresses": ["192.168.1.2:4433"], "relays": [], "relays_in_use": [], "relay": null, "http": null, "ssh": null, "peers": 1, "calls_in_flight": 1, "notes": [] });
+    let status = json!({ "node_id": "07".repeat(32), "name": "home", "version": "0.1.0", "pid": 4711, "started_at": "2026-01-01T00:00:00.000Z", "uptime_ms": 60000, "addresses": ["192.168.1.2:4433"], "relays": [], "anchors": [], "relays_in_use": [], "relay": null, "http": null, "ssh": null, "peers": 1, "calls_in_flight": 1, "notes": [] });
     vec![
         Operation::query("node/info", "Describes this node and how it can be reached.")
             .requires("node:read")
