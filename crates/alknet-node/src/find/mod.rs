@@ -238,6 +238,18 @@ impl Finder {
         Some(self.places_of(&peer, key))
     }
 
+    /// Where a peer was reached, whatever its key was, the newest first.
+    pub(crate) fn reached(&self, peer: &PeerRecord) -> Vec<SocketAddr> {
+        let state = lock(&self.state);
+        let keys = peer.node_keys.iter();
+        let places = keys
+            .filter_map(|held| state.worked.get(&held.key))
+            .flatten();
+        let mut places: Vec<_> = places.copied().collect();
+        places.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
+        without_repeats(places.into_iter().map(|(address, _)| address).collect())
+    }
+
     /// Whether there is a place at which a peer could be.
     pub(crate) fn has_places(&self, peer: &PeerRecord) -> bool {
         let mut keys = peer.node_keys.iter();
@@ -247,23 +259,23 @@ impl Finder {
     /// Notes that a connection to a node key works over a direct address.
     pub(crate) async fn worked(&self, key: [u8; 32], address: SocketAddr) {
         let at = self.identities.now();
-        {
-            let mut state = lock(&self.state);
-            let places = state.worked.entry(key).or_default();
-            places.retain(|(known, _)| *known != address);
-            places.insert(0, (address, at));
-            places.truncate(PLACES_MAX);
-        }
         let place = KeptPlace { key, address, at };
         if let Err(cause) = self.store.note_place(place, PLACES_MAX).await {
             tracing::warn!(%cause, "where a peer was reached could not be stored");
         }
+        let mut state = lock(&self.state);
+        let places = state.worked.entry(key).or_default();
+        places.retain(|(known, _)| *known != address);
+        places.insert(0, (address, at));
+        places.truncate(PLACES_MAX);
     }
 
     /// Makes new records if this node is elsewhere than it told last, or told
     /// so long ago.
     pub(crate) async fn moved(&self, places: PeerAddresses) -> Result<(), StoreError> {
-        if !self.gossips {
+        // Before the first network is there, and after the last one is gone,
+        // there is nothing to tell.
+        if !self.gossips || places.is_empty() {
             return Ok(());
         }
         let _one_at_a_time = self.writing.lock().await;
@@ -302,9 +314,7 @@ impl Finder {
     /// is a peer, and places of such. Renews its own.
     pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
         let own = lock(&self.state).own.clone();
-        if !own.is_empty() {
-            self.moved(own).await?;
-        }
+        self.moved(own).await?;
         let _one_at_a_time = self.writing.lock().await;
         let now = self.identities.now();
         let gone: Vec<_> = {
@@ -508,7 +518,10 @@ fn without_repeats<T: Clone + Eq + std::hash::Hash>(mut list: Vec<T>) -> Vec<T> 
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod sequences {
     #![allow(clippy::unwrap_used)]
     use super::*;
 

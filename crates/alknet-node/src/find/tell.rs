@@ -91,7 +91,7 @@ impl Finder {
     }
 
     /// Whom to tell now, and when to look again.
-    fn due(&self, connected: &[PeerId]) -> (Vec<PeerId>, Instant) {
+    pub(super) fn due(&self, connected: &[PeerId]) -> (Vec<PeerId>, Instant) {
         let (now, generation) = (Instant::now(), self.generation());
         let mut next = now + SWEEP_EVERY;
         let mut due = Vec::new();

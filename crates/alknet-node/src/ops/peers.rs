@@ -52,6 +52,9 @@ struct Peer {
     addresses: Vec<String>,
     /// Relay URLs.
     relays: Vec<String>,
+    /// Addresses at which it was reached, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    reached: Vec<String>,
     /// Whether calls go through now.
     connected: bool,
     /// How it is linked.
@@ -191,6 +194,10 @@ struct JoinInput {
     /// What the other side is given here.
     #[serde(default)]
     grants: Vec<String>,
+    /// Uses the other side's relays as this node's own, until it is restarted:
+    /// its configuration decides then.
+    #[serde(default)]
+    use_relays: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -205,6 +212,12 @@ struct JoinOutput {
     you_gave: Vec<String>,
     /// What this node may do there.
     they_gave: Vec<String>,
+    /// The other side's relays, as far as this node may use them.
+    #[serde(default)]
+    relays: Vec<String>,
+    /// Relays that this node uses now.
+    #[serde(default)]
+    own_relays: Vec<String>,
     /// When that ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
@@ -319,6 +332,12 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
             .map(ToString::to_string)
             .collect(),
         relays: peer.addresses.relays.clone(),
+        reached: shared
+            .finder
+            .reached(peer)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         connected: link.as_ref().is_some_and(|link| link.state == "connected"),
         link,
     }

@@ -4,6 +4,7 @@
 
 mod admission;
 mod catalogue;
+mod find;
 mod forward;
 mod isolation;
 mod join;
