@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Peers(commands::peers::PeersArgs),
     /// Measures the way to a peer: time, path, relay or direct
     Ping(commands::ping::PingArgs),
+    /// Checks what the network lets through, and says what to do
+    Netcheck(commands::netcheck::NetcheckArgs),
     /// Gives a peer a role, an operation, a scope or a resource
     Grant(commands::grants::GrantArgs),
     /// Takes grants from a peer

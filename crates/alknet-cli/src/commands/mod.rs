@@ -18,6 +18,7 @@ pub(crate) mod interact;
 pub(crate) mod invite;
 pub(crate) mod join;
 pub(crate) mod logs;
+pub(crate) mod netcheck;
 pub(crate) mod ops;
 pub(crate) mod peers;
 pub(crate) mod ping;
@@ -51,6 +52,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Join(args) => join::run(app, args).await?,
         Command::Peers(args) => peers::run(app, args).await?,
         Command::Ping(args) => return ping::run(app, args).await,
+        Command::Netcheck(args) => return netcheck::run(app, args).await,
         Command::Grant(args) => grants::change(app, &args, "peers/grant").await?,
         Command::Revoke(args) => grants::change(app, &args, "peers/revoke").await?,
         Command::Grants(args) => grants::list(app, &args).await?,
@@ -76,11 +78,15 @@ fn version(app: &App) -> Result<(), Failure> {
     }
 }
 
+/// The relay's library says of each client that was turned away, and of each
+/// that hung up, what the node says once.
+pub(crate) const QUIET: &str = "iroh_relay::server=off";
+
 /// What `-v` lets through. Errors of the libraries show only in the node:
 /// a command says by itself what failed.
 fn filter(verbose: u8, least: &str) -> EnvFilter {
     EnvFilter::new(match verbose {
-        0 => least,
+        0 => return EnvFilter::new(format!("{least},{QUIET}")),
         1 => "warn,alknet=info,alknet_node=info,alknet_call=info,alknet_core=info",
         2 => {
             "info,alknet=debug,alknet_node=debug,alknet_call=debug,alknet_core=debug,alknet_exec=debug"

@@ -2,6 +2,7 @@
 
 mod audit;
 mod invites;
+mod netcheck;
 mod node;
 mod peers;
 mod ping;
@@ -26,6 +27,7 @@ pub(crate) struct NoInput {}
 pub(crate) fn builtin(shared: &Arc<Shared>) -> Vec<Registration> {
     let mut operations = node::operations(shared);
     operations.extend(ping::operations(shared));
+    operations.extend(netcheck::operations(shared));
     operations.extend(peers::operations(shared));
     operations.extend(invites::operations(shared));
     operations.extend(audit::operations(shared));

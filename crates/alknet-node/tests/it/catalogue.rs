@@ -147,6 +147,7 @@ async fn nothing_is_listed_that_cannot_be_called() {
         names,
         [
             "node/info",
+            "node/netcheck",
             "node/ping",
             "roles/list",
             "services/list",

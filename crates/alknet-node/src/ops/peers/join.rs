@@ -90,11 +90,15 @@ pub(super) async fn join_peer(
         key: ticket.node_id,
         until: None,
     }];
-    record.addresses = joined_addresses(&ticket, &joined.addresses);
+    record.addresses = joined_addresses(shared, &ticket, &joined.addresses);
+    let relays = record.addresses.relays.clone();
     let had_peers = shared.has_peers();
     apply(shared, cx, IdentityChange::AddPeer(record), id.as_str()).await?;
     let mut notes = shell_notes(shared, id.as_str(), &grants);
     notes.extend(enter_network(shared, &joined, had_peers).await);
+    if input.use_relays {
+        shared.adopt_relays(&relays).await;
+    }
     shared.keep_link(&id);
     notes.extend(shared.anchors().warning());
     Ok(JoinOutput {
@@ -104,6 +108,8 @@ pub(super) async fn join_peer(
         you_are: joined.you_are.to_string(),
         you_gave: grant_texts(&grants),
         they_gave: joined.gives,
+        relays,
+        own_relays: shared.chosen_relays(),
         expires_at: joined.expires_at.map(|at: Timestamp| at.to_string()),
     })
 }
@@ -139,14 +145,16 @@ fn fallback_name(ticket: &Ticket) -> PeerId {
 
 /// The ticket's addresses, which its holder vouched for, and what the node
 /// itself says, as far as that is safe.
-fn joined_addresses(ticket: &Ticket, said: &PeerAddresses) -> PeerAddresses {
+fn joined_addresses(shared: &Shared, ticket: &Ticket, said: &PeerAddresses) -> PeerAddresses {
     let loopback = ticket
         .addresses
         .iter()
         .any(|address| address.ip().to_canonical().is_loopback());
+    let relays = [ticket.relays.as_slice(), &said.relays].concat();
+    let relays = shared.known_relays.learn(&relays, loopback);
     let mut addresses = PeerAddresses {
         direct: ticket.addresses.clone(),
-        relays: ticket.relays.clone(),
+        relays: relays.iter().map(ToString::to_string).collect(),
     };
     for address in crate::dialer::vetted(&said.direct, loopback) {
         if !addresses.direct.contains(&address)
