@@ -10,7 +10,7 @@ use crate::{
     find::{Anchors, Finder, anchors},
     logs::LogBuffer,
     operations::{OperationsError, configured_operations},
-    relay::{Health, RelayServer, RelayServerStatus, RelayStartError, RelayUse, Relays},
+    relay::{self, Health, RelayServer, RelayServerStatus, RelayStartError, RelayUse, Relays},
     unasked::Asked,
 };
 use alknet_call::{Client, links::Links};
@@ -344,7 +344,7 @@ impl Shared {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             addresses: places.direct.iter().map(ToString::to_string).collect(),
             relays: places.relays.clone(),
-            relays_in_use: self.relay_health.report(&self.known_relays),
+            relays_in_use: self.relays_in_use(),
             relay: self.relay.as_ref().map(RelayServer::status),
             http: None,
             ssh: None,
@@ -361,6 +361,23 @@ impl Shared {
         }
     }
 
+    fn relays_in_use(&self) -> Vec<RelayUse> {
+        self.relay_health.report(&self.known_relays)
+    }
+
+    /// Relays chosen here, by configuration, adoption or by being one.
+    pub(crate) fn chosen_relays(&self) -> Vec<String> {
+        let chosen = self.known_relays.chosen();
+        chosen.iter().map(ToString::to_string).collect()
+    }
+
+    /// Uses these relays from now on, as if they had been configured.
+    pub(crate) async fn adopt_relays(&self, texts: &[String]) {
+        for relay in texts.iter().filter_map(|text| text.parse().ok()) {
+            self.known_relays.adopt(self.endpoint(), &relay).await;
+        }
+    }
+
     /// How it can be reached, and how not.
     fn notes(&self, places: &PeerAddresses) -> Vec<String> {
         let mut notes = Vec::new();
@@ -373,12 +390,8 @@ impl Shared {
         } else {
             notes.push("reachable directly at the addresses above, as far as networks and firewalls in between let UDP through".into());
         }
-        match self.relays.as_slice() {
-            [] | [RelaySetting::None] => notes.push("no relay is used: a machine behind a NAT reaches this one only if this one has an address it can dial (--relay n0, or --relay URL of your own)".into()),
-            relays if relays.contains(&RelaySetting::N0) => notes.push("n0's public relays and DNS discovery are used: they see node ids, addresses and sizes, and can read nothing".into()),
-            _ if places.relays.is_empty() => notes.push("a relay is configured and not connected yet".into()),
-            _ => notes.push("your own relay is used when no direct path is found".into()),
-        }
+        let n0 = self.relays.contains(&RelaySetting::N0);
+        notes.extend(relay::notes(n0, &self.relays_in_use(), self.relay.as_ref()));
         if !self
             .config
             .lock()

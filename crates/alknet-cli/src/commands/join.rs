@@ -2,9 +2,10 @@
 
 use crate::{
     app::App,
-    commands::{call::read_stdin, invite::role_grants},
+    commands::{call::read_stdin, invite::role_grants, settings},
     failure::Failure,
     hint::quote,
+    node_access,
     output::cell,
     table::one_line,
     when,
@@ -18,7 +19,11 @@ const LINK_WAIT_MS: u64 = 3_000;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints who may what, both ways:
-  home may here: nothing; you may on home: editor")]
+  home may here: nothing; you may on home: editor
+
+Examples:
+  alknet join - < ticket.txt
+  alknet join --role reader --use-relays alkinvite1...")]
 pub(crate) struct JoinArgs {
     /// The ticket that `alknet invite` printed there, or `-` to read it from
     /// standard input, where other users of this machine do not see it
@@ -29,6 +34,10 @@ pub(crate) struct JoinArgs {
     /// What the other side may do here
     #[arg(long, default_value = "none")]
     role: String,
+    /// Uses the other side's relays as this node's own, from now on: others
+    /// then reach it through them
+    #[arg(long)]
+    use_relays: bool,
 }
 
 pub(crate) async fn run(app: &App, args: JoinArgs) -> Result<(), Failure> {
@@ -36,7 +45,11 @@ pub(crate) async fn run(app: &App, args: JoinArgs) -> Result<(), Failure> {
         "-" => read_stdin().await?,
         ticket => ticket.to_owned(),
     };
-    let mut input = json!({ "ticket": ticket.trim(), "grants": role_grants(&args.role) });
+    let mut input = json!({
+        "ticket": ticket.trim(),
+        "grants": role_grants(&args.role),
+        "use_relays": args.use_relays,
+    });
     if let Some(name) = &args.name {
         input["name"] = json!(name);
     }
@@ -47,11 +60,45 @@ pub(crate) async fn run(app: &App, args: JoinArgs) -> Result<(), Failure> {
             "`{peer}` may run any program here as the user of this node"
         ));
     }
+    relays(app, args.use_relays, &reply)?;
     await_link(app, &reply).await;
     if app.out.json {
         return app.out.json_line(&reply);
     }
     app.out.text(&sentence(&reply))
+}
+
+/// Keeps the relays that were adopted, or says how to adopt them: a node
+/// without a relay is not found behind a NAT.
+fn relays(app: &App, adopt: bool, reply: &Value) -> Result<(), Failure> {
+    let list = |name: &str| {
+        let listed = reply.get(name).and_then(Value::as_array);
+        let texts = listed.into_iter().flatten().filter_map(Value::as_str);
+        texts.map(str::to_owned).collect::<Vec<String>>()
+    };
+    let (theirs, own) = (list("relays"), list("own_relays"));
+    if adopt && theirs.is_empty() {
+        app.out
+            .warn("the other side has no relay that could be used");
+    } else if adopt {
+        let path = node_access::config_path(app.dir());
+        let mut kept = settings::load(&path)?.network.relays.unwrap_or_default();
+        kept.retain(|relay| relay != "none");
+        kept.extend(
+            theirs
+                .into_iter()
+                .filter(|relay| !kept.contains(relay))
+                .collect::<Vec<_>>(),
+        );
+        settings::store_relays(&path, &kept)?;
+        app.out.say(&format!("kept in `{}`", path.display()));
+    } else if let (Some(first), true) = (theirs.first(), own.is_empty()) {
+        app.out.say(&format!(
+            "this node has no relay, the other side has: to use it too, `alknet up --relay {}`, or `relays` under [network]; --use-relays does so with a join",
+            quote(first)
+        ));
+    }
+    Ok(())
 }
 
 /// Waits until the new peer can be called. That it cannot yet is no failure:

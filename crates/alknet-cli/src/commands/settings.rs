@@ -93,10 +93,24 @@ fn with_table_key(text: &str, table: &str, key: &str, value: &str) -> String {
         };
         return format!("{text}{end}{gap}{header}\n{key} = {value}\n");
     }
+    let is_key = |line: &str| {
+        line.split('=')
+            .next()
+            .is_some_and(|found| found.trim() == key)
+    };
     let mut edited = String::new();
+    let mut inside = false;
     for line in text.lines() {
+        // The value that it had; one over several lines breaks the file, and
+        // then it is left as it is.
+        if inside && is_key(line) {
+            continue;
+        }
         edited.push_str(line);
         edited.push('\n');
+        if line.trim_start().starts_with('[') {
+            inside = is_header(line);
+        }
         if is_header(line) {
             edited.push_str(&format!("{key} = {value}\n"));
         }
@@ -119,6 +133,15 @@ mod tests {
                 "[]"
             ),
             "# mine\n[network] # yes\nrelays = []\nport_mapping = true\n"
+        );
+        assert_eq!(
+            with_table_key(
+                "relays = 1\n[network]\nrelays = []\nbind = 1\n[x]\nrelays = 2\n",
+                "network",
+                "relays",
+                "[3]"
+            ),
+            "relays = 1\n[network]\nrelays = [3]\nbind = 1\n[x]\nrelays = 2\n"
         );
         assert_eq!(
             with_table_key("name = \"x\"", "network", "relays", "[]"),

@@ -2,7 +2,7 @@
 
 use crate::{
     app::App,
-    commands::{detach, filter, greeting, init, relay::ServerArgs, settings},
+    commands::{QUIET, detach, filter, greeting, init, relay::ServerArgs, settings},
     descriptors,
     failure::{Exit, Failure},
     node_access::{self, Launch, LogBuffer, RelaySetting, RunningNode},
@@ -192,7 +192,7 @@ fn install_logs(app: &App, logs: LogBuffer) {
         .with_filter(filter(app.verbose, least));
     let kept =
         "info,alknet=debug,alknet_node=debug,alknet_call=debug,alknet_core=debug,alknet_exec=debug";
-    let kept = logs.with_filter(EnvFilter::new(kept));
+    let kept = logs.with_filter(EnvFilter::new(format!("{kept},{QUIET}")));
     // Only fails when an embedding program has installed one: keep that.
     let _ = tracing_subscriber::registry()
         .with(lines)

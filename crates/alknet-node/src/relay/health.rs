@@ -1,6 +1,6 @@
 //! Whether the relays in use work, and if not, why and what helps.
 
-use super::{RelayAddress, Relays};
+use super::{RelayAddress, RelayServer, Relays};
 use crate::netcheck::https::{Problem, probe};
 use iroh::{Endpoint, dns::DnsResolver, endpoint::RelayStatus};
 use n0_watcher::Watcher;
@@ -187,6 +187,38 @@ impl Health {
             fault,
         }
     }
+}
+
+/// What is said of relays to whoever asks how the node can be reached.
+pub(crate) fn notes(n0: bool, used: &[RelayUse], own: Option<&RelayServer>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(own) = own {
+        notes.push(format!(
+            "this node is a relay for those that it knows: they use it with --relay '{}'",
+            own.address()
+        ));
+    }
+    let others = used
+        .iter()
+        .filter(|relay| own.is_none_or(|own| own.address().to_string() != relay.url));
+    for relay in others.clone() {
+        if let (Some(message), Some(hint)) = (&relay.message, &relay.hint) {
+            notes.push(format!(
+                "relay {} is not used: {message} ({hint})",
+                relay.url
+            ));
+        }
+    }
+    if n0 {
+        notes.push("n0's public relays and DNS discovery are used: they see node ids, addresses and sizes, and can read nothing".into());
+    } else if used.is_empty() {
+        notes.push("no relay is used: a machine behind a NAT reaches this one only if this one has an address it can dial (--relay n0, or --relay URL of your own)".into());
+    } else if used.iter().any(|relay| relay.connected) {
+        notes.push("your own relay is used when no direct path is found".into());
+    } else if used.iter().all(|relay| relay.problem.is_none()) {
+        notes.push("a relay is configured and not connected yet".into());
+    }
+    notes
 }
 
 /// Looks whether a relay is one and can be trusted. It is not told who asks.

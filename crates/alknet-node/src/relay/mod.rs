@@ -20,7 +20,7 @@ pub use vetting::{UnfitRelay, vet_relay};
 use crate::{config::RelaySetting, ticket::RELAYS_MAX};
 pub(crate) use address::QAD_PORT;
 use data_encoding::HEXLOWER;
-pub(crate) use health::Health;
+pub(crate) use health::{Health, notes};
 use iroh::{Endpoint, RelayMap, RelayMode, RelayUrl, dns::DnsResolver};
 use iroh_relay::tls::CaTlsConfig;
 pub(crate) use server::{RelayParts, RelayServer};
