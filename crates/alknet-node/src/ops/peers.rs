@@ -273,7 +273,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
             .handler(with!(|shared, cx, input: GrantInput| change_grants(&shared, &cx, input, false).await)),
         join_errors(Operation::mutation("peers/join", "Redeems an invite ticket of another node."))
             .timeout(Duration::from_secs(60))
-            .example(json!({ "ticket": "alkinvite1…" }), json!({ "peer": "home", "node_id": "07".repeat(32), "you_are": "laptop", "you_gave": [], "they_gave": ["editor"], "notes": [] }))
+            .example(json!({ "ticket": "alkinvite1…" }), json!({ "peer": "home", "node_id": "07".repeat(32), "you_are": "laptop", "you_gave": [], "they_gave": ["editor"], "relays": [], "own_relays": [], "notes": [] }))
             .handler(with!(|shared, cx, input: JoinInput| join_peer(&shared, &cx, input).await)),
     ]
 }
