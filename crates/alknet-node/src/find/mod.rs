@@ -203,8 +203,22 @@ impl Finder {
     /// Everything that is known of where a node key of a peer may be, what
     /// worked last first.
     pub(crate) fn places_of(&self, peer: &PeerRecord, key: &[u8; 32]) -> PeerAddresses {
+        let (mut direct, told) = self.learnt_places(peer, key);
+        let (given, mut relays) = (&peer.addresses, told.relays);
+        direct.extend(told.direct);
+        direct.extend(&given.direct);
+        relays.extend(given.relays.iter().cloned());
+        PeerAddresses {
+            direct: without_repeats(direct),
+            relays: without_repeats(relays),
+        }
+    }
+
+    /// Where a node key was reached, and where it says that it is, as far as
+    /// that harms nobody.
+    fn learnt_places(&self, peer: &PeerRecord, key: &[u8; 32]) -> (Vec<SocketAddr>, PeerAddresses) {
         let now = self.identities.now();
-        let (mut direct, told) = {
+        let (worked, told) = {
             let state = lock(&self.state);
             let worked = state.worked.get(key).map(Vec::as_slice).unwrap_or_default();
             let worked: Vec<SocketAddr> = worked.iter().map(|(address, _)| *address).collect();
@@ -213,23 +227,27 @@ impl Finder {
                 .map(|signed| signed.record.clone());
             (worked, told)
         };
-        let given = &peer.addresses;
-        let mut relays = Vec::new();
-        if let Some(told) = told {
-            let is_here = direct
-                .iter()
-                .chain(&given.direct)
-                .any(|address| address.ip().to_canonical().is_loopback());
-            direct.extend(vetted(&told.addresses, is_here));
-            let learnt = self.relays.learn(&told.relays, is_here);
-            relays.extend(learnt.iter().map(ToString::to_string));
-        }
-        direct.extend(&given.direct);
-        relays.extend(given.relays.iter().cloned());
-        PeerAddresses {
-            direct: without_repeats(direct),
-            relays: without_repeats(relays),
-        }
+        let Some(told) = told else {
+            return (worked, PeerAddresses::default());
+        };
+        // Somebody who was met on this machine may be on it.
+        let is_here = worked
+            .iter()
+            .chain(&peer.addresses.direct)
+            .any(|address| address.ip().to_canonical().is_loopback());
+        let relays = self.relays.learn(&told.relays, is_here);
+        let told = PeerAddresses {
+            direct: vetted(&told.addresses, is_here),
+            relays: relays.iter().map(ToString::to_string).collect(),
+        };
+        (worked, told)
+    }
+
+    /// What a peer's newest record says, as far as it is used.
+    pub(crate) fn told_places(&self, peer: &PeerRecord) -> Vec<SocketAddr> {
+        let keys = peer.node_keys.iter();
+        let told = keys.flat_map(|held| self.learnt_places(peer, &held.key).1.direct);
+        without_repeats(told.collect())
     }
 
     /// The same for whoever has this key, if that is a peer.

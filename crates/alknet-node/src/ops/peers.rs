@@ -52,6 +52,9 @@ struct Peer {
     addresses: Vec<String>,
     /// Relay URLs.
     relays: Vec<String>,
+    /// Addresses that it told in its newest record, as far as they are used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    told: Vec<String>,
     /// Addresses at which it was reached, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     reached: Vec<String>,
@@ -332,6 +335,12 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
             .map(ToString::to_string)
             .collect(),
         relays: peer.addresses.relays.clone(),
+        told: shared
+            .finder
+            .told_places(peer)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         reached: shared
             .finder
             .reached(peer)

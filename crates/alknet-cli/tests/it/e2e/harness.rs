@@ -116,6 +116,13 @@ impl Node {
         self.status = serde_json::from_str(&lines.next()).unwrap();
     }
 
+    /// The same with other words of `alknet up`.
+    #[track_caller]
+    pub(crate) fn restart_with(&mut self, words: &[&str]) {
+        self.words = words.iter().map(|word| (*word).to_owned()).collect();
+        self.restart();
+    }
+
     /// A file in this node's place.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)

@@ -31,7 +31,7 @@ fn kept(node: &Node) -> (String, Vec<serde_json::Value>, Vec<String>) {
     let peers = peers.map(|peer| {
         let mut peer = peer.clone();
         // How it is connected, and was, is no part of it.
-        for changing in ["connected", "link", "last_seen_at", "reached"] {
+        for changing in ["connected", "link", "last_seen_at", "reached", "told"] {
             peer.as_object_mut().unwrap().remove(changing);
         }
         peer
