@@ -310,18 +310,12 @@ mod tests {
         far.write_all(answers).await.unwrap();
         // The other side reads what was asked and says nothing more.
         let address = "203.0.113.1:443".parse().unwrap();
-        let (asked, _) = tokio::join!(
-            async {
-                let asked = ask(near, "relay.example", address).await;
-                asked
-            },
-            async {
-                let mut asked = Vec::new();
-                far.shutdown().await.unwrap();
-                far.read_to_end(&mut asked).await.unwrap();
-                assert!(asked.starts_with(b"GET /ping HTTP/1.1\r\nHost: relay.example\r\n\r\n"));
-            }
-        );
+        let (asked, _) = tokio::join!(ask(near, "relay.example", address), async {
+            let mut asked = Vec::new();
+            far.shutdown().await.unwrap();
+            far.read_to_end(&mut asked).await.unwrap();
+            assert!(asked.starts_with(b"GET /ping HTTP/1.1\r\nHost: relay.example\r\n\r\n"));
+        });
         asked
     }
 

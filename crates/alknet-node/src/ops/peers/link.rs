@@ -1,7 +1,7 @@
 //! How a peer is linked, as `peers/list`, `peers/show`, `peers/dial` and
 //! `peers/watch` tell it.
 
-use crate::node::Shared;
+use crate::{node::Shared, relay::Relays};
 use alknet_call::{
     links::{LinkReport, PathChange, PathEnd},
     quic::PathReport,
@@ -21,7 +21,7 @@ pub(super) struct LinkView {
     /// The address or relay in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
-    /// The relay in use.
+    /// The relay in use, with the pin of its key if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     relay: Option<String>,
     /// Round-trip time in milliseconds.
@@ -115,7 +115,7 @@ pub(super) struct LinkItem {
     /// The address or relay in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
-    /// The relay in use.
+    /// The relay in use, with the pin of its key if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     relay: Option<String>,
     /// Round-trip time in milliseconds.
@@ -145,21 +145,28 @@ struct Way {
 }
 
 impl Way {
-    fn of(path: Option<&PathReport>) -> Self {
-        let address = path.map(|path| path.address.clone());
-        let is_relay = path.is_some_and(|path| !path.is_direct);
+    fn of(path: Option<&PathReport>, relays: &Relays) -> Self {
+        let relay = path.filter(|path| !path.is_direct);
         Self {
             path: path.map_or("none", |path| path_name(path.is_direct)).into(),
-            relay: address.clone().filter(|_| is_relay),
-            address,
+            relay: relay.map(|path| relay_name(&path.address, relays)),
+            address: path.map(|path| path.address.clone()),
             rtt_ms: path.map(|path| ms(path.rtt)),
         }
     }
 }
 
+/// A relay's whole name, with the pin of its key.
+fn relay_name(url: &str, relays: &Relays) -> String {
+    match url.parse() {
+        Ok(url) => relays.address_of(&url).to_string(),
+        Err(_) => url.to_owned(),
+    }
+}
+
 impl LinkView {
-    fn new(report: LinkReport, operations: usize) -> Self {
-        let way = Way::of(report.path.as_ref());
+    fn new(report: LinkReport, operations: usize, relays: &Relays) -> Self {
+        let way = Way::of(report.path.as_ref(), relays);
         Self {
             state: report.state.as_str().into(),
             path: way.path,
@@ -219,8 +226,8 @@ impl ChangeView {
 }
 
 impl LinkItem {
-    fn new(peer: &PeerId, report: LinkReport) -> Self {
-        let way = Way::of(report.path.as_ref());
+    fn new(peer: &PeerId, report: LinkReport, relays: &Relays) -> Self {
+        let way = Way::of(report.path.as_ref(), relays);
         Self {
             peer: peer.to_string(),
             state: report.state.as_str().into(),
@@ -238,7 +245,8 @@ impl LinkItem {
 pub(super) fn link_view(shared: &Shared, peer: &PeerId) -> Option<LinkView> {
     let report = shared.links().report(peer)?;
     let view = shared.door().registry().view();
-    Some(LinkView::new(report, view.peer(peer.as_str()).count()))
+    let operations = view.peer(peer.as_str()).count();
+    Some(LinkView::new(report, operations, &shared.known_relays))
 }
 
 /// The present states, and then every change of a state or of a path.
@@ -255,7 +263,10 @@ pub(super) fn watch(
                     return Some((Ok(item), (shared, events, waiting)));
                 }
                 match events.recv().await {
-                    Ok(event) => waiting.push_back(LinkItem::new(&event.peer, event.report)),
+                    Ok(event) => {
+                        let relays = &shared.known_relays;
+                        waiting.push_back(LinkItem::new(&event.peer, event.report, relays));
+                    }
                     // Fell behind: the present states stand for what was missed.
                     Err(RecvError::Lagged(_)) => waiting = present(&shared),
                     Err(RecvError::Closed) => return None,
@@ -269,7 +280,7 @@ fn present(shared: &Shared) -> VecDeque<LinkItem> {
     let peers = shared.identities.snapshot().peers;
     let linked = peers.iter().filter_map(|peer| {
         let report = shared.links().report(&peer.id)?;
-        Some(LinkItem::new(&peer.id, report))
+        Some(LinkItem::new(&peer.id, report, &shared.known_relays))
     });
     linked.collect()
 }
@@ -321,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_relayed_link_names_its_relay_and_what_went_through_it() {
-        let view = LinkView::new(relayed(), 3);
+        let view = LinkView::new(relayed(), 3, &Relays::new(&[]));
         let shown = serde_json::to_value(view).unwrap_or_default();
         assert_eq!(
             shown,
@@ -352,7 +363,11 @@ mod tests {
         report.paths.clear();
         report.state = LinkState::Waiting;
         report.last_error = Some("no answer".into());
-        let item = LinkItem::new(&PeerId::parse("nas").expect("a literal slug"), report);
+        let item = LinkItem::new(
+            &PeerId::parse("nas").expect("a literal slug"),
+            report,
+            &Relays::new(&[]),
+        );
         assert_eq!(
             serde_json::to_value(item).unwrap_or_default(),
             json!({ "peer": "nas", "state": "waiting", "path": "none", "path_changes": 9, "last_error": "no answer" })

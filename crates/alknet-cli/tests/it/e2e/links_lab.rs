@@ -1,0 +1,171 @@
+//! Links between nodes behind NATs: how they change their path, and what
+//! happens when a relay or the network goes.
+
+use super::harness::{Node, Running, eventually, exec_config};
+use crate::program::Place;
+use alknet_lab::{Host, Lab, Nat, Site};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// Two nodes, each behind a router, and relays that both know. Nodes are
+/// dropped before their network.
+struct Stage {
+    home: Node,
+    laptop: Node,
+    relays: Vec<Node>,
+    at_home: Site,
+    at_laptop: Site,
+    _lab: Lab,
+}
+
+fn relay_at(host: &Host, name: &str, known: &[(&str, &str)]) -> Node {
+    let listen = format!("listen = \"{}:443\"\n", host.v4());
+    let config = format!("{}[relay]\nenabled = true\n{listen}", exec_config());
+    let relay = Node::start_with(name, &config, &["--relay", "none"], Some(host.namespace()));
+    for (peer, id) in known {
+        relay.cli(&["peers", "add", peer, "--node-id", id]).exits(0);
+    }
+    relay
+}
+
+impl Stage {
+    fn set(lab: Lab, nats: [Nat; 2], relays: usize) -> Self {
+        let at_home = lab.site("home", nats[0]).unwrap();
+        let at_laptop = lab.site("laptop", nats[1]).unwrap();
+        let made = [Place::new(), Place::new()];
+        let ids = made.each_ref().map(|place| {
+            let made = place.run(&["init", "--json"]).exits(0).json();
+            made["node_id"].as_str().unwrap().to_owned()
+        });
+        let known = [("home", ids[0].as_str()), ("laptop", ids[1].as_str())];
+        let relays: Vec<Node> = (0..relays)
+            .map(|n| {
+                let name = format!("relay{n}");
+                relay_at(&lab.host(&name).unwrap(), &name, &known)
+            })
+            .collect();
+        let urls: Vec<&str> = relays
+            .iter()
+            .map(|relay| relay.status["relay"]["url"].as_str().unwrap())
+            .collect();
+        let words: Vec<&str> = urls.iter().flat_map(|url| ["--relay", url]).collect();
+        let [home, laptop] = made;
+        let config = format!("{}{FOLLOW}", exec_config());
+        let start = |place, name, site: &Site| {
+            let at = site.host().namespace();
+            Node::start_in(place, name, &config, &words, Some(at))
+        };
+        let stage = Self {
+            home: start(home, "home", &at_home),
+            laptop: start(laptop, "laptop", &at_laptop),
+            relays,
+            at_home,
+            at_laptop,
+            _lab: lab,
+        };
+        for node in [&stage.home, &stage.laptop] {
+            eventually("a relay is in use", || {
+                let status = node.cli(&["status", "--json"]).exits(0).json();
+                (status["relays"][0].is_string()).then_some(())
+            });
+        }
+        stage
+    }
+
+    fn join(&self) {
+        let invite = ["invite", "-q", "--role", "operator"];
+        let ticket = self.home.cli(&invite).exits(0).stdout;
+        self.laptop.feed(&["join", "-"], ticket.as_bytes()).exits(0);
+    }
+
+    /// The path of the laptop's link, once it is of this kind.
+    fn path(&self, kind: &str) -> Value {
+        eventually(&format!("the path is {kind}"), || {
+            let link = self.laptop.peer("home")["link"].clone();
+            (link["path"] == kind).then_some(link)
+        })
+    }
+}
+
+/// An operation that counts for ever.
+const FOLLOW: &str = "[[operation]]\nname = \"test/follow\"\nsummary = \"Counts for ever.\"\noutput = \"lines\"\n\
+    command = [\"sh\", \"-c\", \"n=0; while n=$((n+1)); do echo $n; sleep 0.05; done\"]\n";
+
+/// The next item about `home` that satisfies.
+fn watched(watching: &Running, wanted: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let item: Value = serde_json::from_str(&watching.lines.next()).unwrap();
+        if item["peer"] == "home" && wanted(&item) {
+            return item;
+        }
+    }
+}
+
+/// Longest pause between two numbers, until `count` of them were read; none is
+/// missing or repeated.
+fn longest_pause(counting: &Running, next: &mut u64, count: u64) -> Duration {
+    let mut longest = Duration::ZERO;
+    for _ in 0..count {
+        let began = Instant::now();
+        assert_eq!(counting.lines.next(), next.to_string());
+        longest = longest.max(began.elapsed());
+        *next += 1;
+    }
+    longest
+}
+
+#[test]
+fn slow_a_link_is_seen_to_become_direct_and_to_fall_back() {
+    let Some(lab) = Lab::open("slow_a_link_is_seen_to_become_direct_and_to_fall_back") else {
+        return;
+    };
+    let stage = Stage::set(lab, [Nat::Cone, Nat::Cone], 1);
+    let watching = stage.laptop.spawn(&["peers", "watch", "--json"]);
+    stage.join();
+    let said = stage.laptop.cli(&[
+        "ping",
+        "home",
+        "--until-direct",
+        "--within",
+        "30s",
+        "--json",
+    ]);
+    let said = said.exits(0).stdout;
+    assert!(
+        said.contains("\"type\":\"summary\"") && said.contains("direct_after_ms"),
+        "{said}"
+    );
+    let direct = watched(&watching, |item| item["path"] == "direct");
+    let public = stage.at_home.public_v4().to_string();
+    assert!(
+        direct["address"].as_str().unwrap().starts_with(&public),
+        "{direct}"
+    );
+    assert_eq!(direct.get("relay"), None);
+
+    // A relay serves on when UDP no longer gets out, and what runs goes on.
+    let counting = stage.laptop.spawn(&["call", "test/follow", "--on", "home"]);
+    let mut next = 1;
+    longest_pause(&counting, &mut next, 5);
+    stage.at_laptop.block_udp().unwrap();
+    let relayed = watched(&watching, |item| item["path"] == "relay");
+    let url = stage.relays[0].status["relay"]["url"].as_str().unwrap();
+    assert_eq!(relayed["relay"], url);
+    longest_pause(&counting, &mut next, 20);
+    let link = stage.path("relay");
+    let last = link["changes"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(
+        (&last["from"]["path"], &last["to"]["path"]),
+        (&json!("direct"), &json!("relay")),
+        "{link}"
+    );
+    let share = link["relay_share"].as_f64().unwrap();
+    assert!(share > 0.0 && share < 1.0, "{link}");
+
+    stage.at_laptop.allow_udp().unwrap();
+    let item = watched(&watching, |item| item["path"] == "direct");
+    assert!(item["path_changes"].as_u64() >= Some(2), "{item}");
+    longest_pause(&counting, &mut next, 5);
+    let shown = stage.laptop.cli(&["peers", "show", "home"]).exits(0).stdout;
+    assert!(shown.contains("changed:      relay https://"), "{shown}");
+}
