@@ -181,3 +181,88 @@ fn v6(bytes: &[u8], at: usize) -> Option<IpAddr> {
     let sixteen: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
     Some(Ipv6Addr::from(sixteen).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(kind: u16, rest: &[u8]) -> Packet {
+        let frame = [&[0; 12][..], &kind.to_be_bytes(), rest].concat();
+        Packet::parse(&frame, frame.len(), Duration::ZERO)
+    }
+
+    /// An IPv4 header without options, with what follows it.
+    fn v4_packet(protocol: u8, fragment: u16, rest: &[u8]) -> Packet {
+        let mut header = vec![0x45, 0, 0, 0, 0, 0];
+        header.extend(fragment.to_be_bytes());
+        header.extend([64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        parse(0x0800, &[&header[..], rest].concat())
+    }
+
+    /// An IPv6 header, with what follows it.
+    fn v6_packet(next: u8, rest: &[u8]) -> Packet {
+        let mut header = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+        header.extend(Ipv6Addr::LOCALHOST.octets());
+        header.extend(Ipv6Addr::LOCALHOST.octets());
+        parse(0x86DD, &[&header[..], rest].concat())
+    }
+
+    #[test]
+    fn a_datagram_tells_both_ends() {
+        let packet = v4_packet(17, 0, &[0, 53, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            packet.to_string(),
+            "0.000000 Udp 10.0.0.1:53 > 10.0.0.2:256 42 bytes"
+        );
+    }
+
+    #[test]
+    fn a_later_fragment_has_no_ports() {
+        let packet = v4_packet(17, 100, &[0, 53, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(packet.protocol, Protocol::Udp);
+        assert_eq!((packet.source_port, packet.destination_port), (None, None));
+    }
+
+    #[test]
+    fn what_asks_for_multicast_hides_behind_options() {
+        let options = [58, 0, 5, 2, 0, 0, 0, 0];
+        let packet = v6_packet(0, &[&options[..], &[143, 0, 0, 0]].concat());
+        assert_eq!(packet.protocol, Protocol::IcmpV6(143));
+        assert!(packet.protocol.is_of_the_link());
+    }
+
+    #[test]
+    fn an_echo_is_not_of_the_link() {
+        assert!(!v6_packet(58, &[128, 0]).protocol.is_of_the_link());
+        assert!(!v4_packet(1, 0, &[8, 0]).protocol.is_of_the_link());
+    }
+
+    #[test]
+    fn arp_tells_who_asks_for_whom() {
+        let mut request = [0; 28];
+        request[14..18].copy_from_slice(&[10, 0, 0, 1]);
+        request[24..28].copy_from_slice(&[10, 0, 0, 2]);
+        let packet = parse(0x0806, &request);
+        assert_eq!(packet.destination, Some(Ipv4Addr::new(10, 0, 0, 2).into()));
+        assert!(packet.protocol.is_of_the_link());
+    }
+
+    #[test]
+    fn what_is_cut_off_is_malformed_and_still_there() {
+        let packet = v4_packet(17, 0, &[]);
+        assert_eq!(packet.destination, Some(Ipv4Addr::new(10, 0, 0, 2).into()));
+        assert_eq!(parse(0x0800, &[0x45]).protocol, Protocol::Malformed);
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_is_too_strange(
+            kind in prop_oneof![Just(0x0800), Just(0x86DD), Just(0x0806), any::<u16>()],
+            rest in proptest::collection::vec(any::<u8>(), 0..120),
+        ) {
+            let packet = parse(kind, &rest);
+            prop_assert_eq!(packet.bytes, rest.len() + 14);
+        }
+    }
+}
