@@ -33,6 +33,14 @@ struct Network {
     has_v6: bool,
 }
 
+/// A command that runs in a network namespace of this name: see
+/// [`Host::command`].
+pub fn command_in(namespace: &str, program_name: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = program("ip");
+    command.args(["netns", "exec", namespace]).arg(program_name);
+    command
+}
+
 /// A machine with one interface, `eth0`. Clones are the same machine.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -104,11 +112,7 @@ impl Host {
     /// process are the program's. What still runs when the lab is dropped is
     /// killed.
     pub fn command(&self, program_name: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = program("ip");
-        command
-            .args(["netns", "exec", self.namespace()])
-            .arg(program_name);
-        command
+        command_in(self.namespace(), program_name)
     }
 
     /// Runs `act` in a thread of this process that has stepped into it.

@@ -48,7 +48,7 @@ mod wire;
 pub use crate::{
     capture::{Capture, Captured},
     error::LabError,
-    host::Host,
+    host::{Host, command_in},
     lab::Lab,
     owner::{clean, clean_own, namespaces},
     packet::{Packet, Protocol},

@@ -164,10 +164,7 @@ impl Node {
         let mut command = match &self.netns {
             None => plain,
             Some(netns) => {
-                let mut inside = super::netns::ip();
-                inside
-                    .args(["netns", "exec", netns])
-                    .arg(plain.get_program());
+                let mut inside = alknet_lab::command_in(netns, plain.get_program());
                 inside.env_clear().stdin(Stdio::null());
                 inside.stdout(Stdio::piped()).stderr(Stdio::piped());
                 for (name, value) in plain.get_envs() {

@@ -16,7 +16,6 @@ mod hub;
 mod links;
 mod links_lab;
 mod netcheck;
-mod netns;
 mod raw;
 mod readme;
 mod relay;

@@ -5,7 +5,8 @@ use super::{
     held::{nothing_is_left, settled},
     pair,
 };
-use crate::e2e::{harness::eventually, netns::skip};
+use crate::e2e::harness::eventually;
+use alknet_lab::skip;
 use rustix::process::Signal;
 use std::{
     fs,
