@@ -19,7 +19,7 @@ use alknet_core::{
     transport::Connection,
 };
 use async_trait::async_trait;
-use iroh::{Endpoint, endpoint::ConnectionError};
+use iroh::{Endpoint, RelayUrl, Watcher, endpoint::ConnectionError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
@@ -445,7 +445,17 @@ pub(crate) async fn redeem(
         .ok_or_else(|| CallError::domain("TICKET_INVALID", "the ticket names no valid node"))?;
     // A relay of the inviting node lets its guests in.
     let token = relay_token(&ticket.secret_hash());
-    let learned = learned.iter().filter(|_| !request.relays.are_off());
+    // Relays answer a key on its newest connection: where this node has one, a
+    // second would get the replies to what was sent by the first.
+    let has_place = |url: &RelayUrl| {
+        let homes = endpoint.home_relay_status().get();
+        homes
+            .iter()
+            .any(|home| home.url() == url && home.is_connected())
+    };
+    let learned = learned
+        .iter()
+        .filter(|relay| !request.relays.are_off() && !has_place(relay.url()));
     let presented: Vec<Presented> = learned
         .map(|relay| request.relays.present(relay, &token))
         .collect();
@@ -531,4 +541,57 @@ fn no_invite() -> CallError {
         "TICKET_WRONG",
         "the inviting node has no open invite: this ticket is not of it, or its clock is ahead",
     )
+}
+
+/// Reads a request, or an answer, as it arrives, and does with it what is done
+/// before anybody is believed. Answers how many addresses and relays of it
+/// could be used.
+///
+/// # Panics
+///
+/// If an address or a relay that must not be used could be, or a message that
+/// is accepted does not read back as it was written.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz_join(bytes: &[u8], is_request: bool) -> Option<usize> {
+    let (said, written) = if is_request {
+        let request: Request = serde_json::from_slice(bytes).ok()?;
+        // Names and secrets are judged, whatever they are.
+        let _ = (
+            PeerId::from_text(&request.name),
+            request_hash(&request.secret),
+        );
+        let _ = clean_foreign_text(&request.gives.join(" "), TEXT_CHARS_MAX);
+        let written = serde_json::to_vec(&request).ok()?;
+        let again: Request = serde_json::from_slice(&written).expect("written by this release");
+        assert_eq!(serde_json::to_vec(&again).ok().as_ref(), Some(&written));
+        (request.addresses, written)
+    } else {
+        let answer: Answer = serde_json::from_slice(bytes).ok()?;
+        let written = serde_json::to_vec(&answer).ok()?;
+        let again: Answer = serde_json::from_slice(&written).expect("written by this release");
+        assert_eq!(serde_json::to_vec(&again).ok().as_ref(), Some(&written));
+        match answer {
+            Answer::Joined(joined) => {
+                let _ = joined.network();
+                (joined.addresses, written)
+            }
+            Answer::Refused(error) => {
+                let shown = clean_foreign_text(&error.message, TEXT_CHARS_MAX);
+                assert!(shown.chars().count() <= TEXT_CHARS_MAX + 1, "{shown}");
+                return Some(0);
+            }
+        }
+    };
+    assert!(!written.is_empty());
+    let direct = vetted(&said.direct, false);
+    assert!(direct.len() <= ADDRESSES_MAX);
+    assert!(
+        direct
+            .iter()
+            .all(|address| !address.ip().to_canonical().is_loopback())
+    );
+    let relays = Relays::new(&[]).learn(&said.relays, false);
+    assert!(relays.len() <= RELAYS_MAX);
+    Some(direct.len() + relays.len())
 }

@@ -35,8 +35,6 @@ mod setup;
 pub mod ticket;
 mod unasked;
 
-#[doc(hidden)]
-pub use crate::find::{fuzz_exchange, fuzz_record, fuzz_record_seeds};
 pub use crate::{
     builder::{NodeBuilder, StartError},
     check::{check_config, check_database, check_keys},
@@ -47,4 +45,9 @@ pub use crate::{
     node::{Node, NodeStatus, OWNER, ReloadError, ReloadReport, VERSION},
     operations::OperationsError,
     setup::{InitError, InitOptions, InitReport, OpenKeysError, init, is_initialised},
+};
+#[doc(hidden)]
+pub use crate::{
+    find::{fuzz_exchange, fuzz_record, fuzz_record_seeds},
+    join::fuzz_join,
 };

@@ -333,6 +333,8 @@ fn render_peer(peer: &Value) -> String {
         ("groups", field("groups")),
         ("addresses", field("addresses")),
         ("relays", field("relays")),
+        ("told", field("told")),
+        ("reached at", field("reached")),
         ("access ends", time("expires_at", "never")),
         ("added", time("created_at", "")),
         (

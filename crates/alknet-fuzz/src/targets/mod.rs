@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod cursors;
 mod events;
+mod finding;
 mod frames;
 mod json;
 mod judging;
@@ -59,6 +60,9 @@ pub const TARGETS: &[Target] = &[
     judging::JUDGING,
     schemas::SCHEMAS,
     tickets::TICKETS,
+    finding::RECORDS,
+    finding::EXCHANGES,
+    finding::JOINS,
     commands::COMMANDS,
     commands::DURATIONS,
     words::WORDS,
