@@ -33,7 +33,8 @@ const NAME_BYTES_MAX: usize = 32;
 ///
 /// Public addresses are of RFC 5737 and RFC 3849: hosts have 203.0.113.x and
 /// 2001:db8::x, sites with public addresses 198.51.100.x. What is sent
-/// anywhere else is lost without a word until there is a [`Lab::sink`].
+/// anywhere else is lost without a word until there is a [`Lab::sink`]; what is
+/// sent to a private address always is, as providers have it.
 ///
 /// Everything lies in network namespaces with names that no other process
 /// uses. Dropping the lab kills what still runs in them and removes them.
@@ -310,6 +311,11 @@ fn start_internet(namespace: Namespace) -> Result<Namespace, LabError> {
     // Sites that lie behind a router are reached through it alone.
     namespace.ip("route add blackhole default metric 4000\n")?;
     namespace.ip("route add blackhole ::/0 metric 4000\n")?;
+    // Providers carry no packets to private addresses (RFC 1918, RFC 6598).
+    namespace.ip(
+        "route add blackhole 10.0.0.0/8\nroute add blackhole 172.16.0.0/12\n\
+         route add blackhole 192.168.0.0/16\nroute add blackhole 100.64.0.0/10\n",
+    )?;
     Ok(namespace)
 }
 
