@@ -3,7 +3,8 @@
 use crate::{
     admission::Admission,
     find::{Finder, watch},
-    relay::Relays,
+    relay::{Relays, is_loopback, is_never_contacted},
+    ticket::RELAYS_MAX,
 };
 use alknet_call::{
     ALPN, connection_code,
@@ -127,7 +128,12 @@ impl StoreDialer {
         let mut news = self.finder.news();
         let mut places = self.finder.places_of(record, key);
         loop {
-            let address = endpoint_addr(key, &places, &self.relays)?;
+            let mut address = endpoint_addr(key, &places, &self.relays)?;
+            // It may be at a relay of this node by now, having lost the one
+            // that it was last known to be at.
+            let chosen = self.relays.chosen().into_iter();
+            let chosen = chosen.map(|relay| TransportAddr::Relay(relay.url().clone()));
+            address.addrs.extend(chosen.take(RELAYS_MAX));
             let connecting = self.endpoint.connect(address, alpn);
             tokio::pin!(connecting);
             loop {
@@ -205,22 +211,16 @@ pub(crate) fn is_dialable(record: &PeerRecord, finder: &Finder, uses_discovery: 
     record.enabled && record.node_key().is_some() && (uses_discovery || finder.has_places(record))
 }
 
-/// Addresses that a peer says it has: no loopback and no link-local ones,
-/// which would make this node talk to itself or its neighbours, unless the
-/// peer itself came over loopback.
+/// Addresses that a peer says it has: none that would make this node talk to
+/// itself, its link or the keeper of its machine's keys; loopback ones only of a
+/// peer that itself came over loopback.
 pub(crate) fn vetted(addresses: &[SocketAddr], came_over_loopback: bool) -> Vec<SocketAddr> {
     let mut kept: Vec<SocketAddr> = Vec::new();
     for address in addresses {
-        let ip = address.ip().to_canonical();
-        let link_local = match ip {
-            std::net::IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-            std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
+        let ip = address.ip();
         let fine = address.port() != 0
-            && !ip.is_unspecified()
-            && !ip.is_multicast()
-            && !link_local
-            && (came_over_loopback || !ip.is_loopback());
+            && !is_never_contacted(ip)
+            && (came_over_loopback || !is_loopback(ip));
         if fine && !kept.contains(address) && kept.len() < crate::ticket::ADDRESSES_MAX {
             kept.push(*address);
         }
@@ -245,6 +245,9 @@ mod tests {
             "10.0.0.1:0",
             "224.0.0.1:5",
             "255.255.255.255:5",
+            "100.100.100.200:80",
+            "[fd00:ec2::254]:80",
+            "[64:ff9b::127.0.0.1]:1",
             "10.0.0.1:5",
             "10.0.0.1:5",
         ]
@@ -252,6 +255,6 @@ mod tests {
         .map(|text| text.parse().unwrap())
         .collect();
         assert_eq!(vetted(&said, false), ["10.0.0.1:5".parse().unwrap()]);
-        assert_eq!(vetted(&said, true).len(), 4);
+        assert_eq!(vetted(&said, true).len(), 5);
     }
 }

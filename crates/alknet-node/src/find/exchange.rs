@@ -22,7 +22,7 @@ use alknet_core::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -175,8 +175,10 @@ async fn answer(finder: &Finder, stream: &mut BiStream) -> io::Result<Exchanged>
 /// Takes what counts; what does not is named in the log and harms nothing.
 async fn take(finder: &Finder, offer: Offer) -> io::Result<u64> {
     let mut taken = 0;
+    // One of each node: whoever offers many has made them up.
+    let mut nodes = HashSet::new();
     for (network, sealed) in offer.records {
-        match finder.accept(&network, &sealed).await {
+        match finder.accept(&network, &sealed, &mut nodes).await {
             Ok(()) => taken += 1,
             // Somebody else was faster.
             Err(RecordError::Old) => {}

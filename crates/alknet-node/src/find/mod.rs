@@ -460,7 +460,15 @@ impl Finder {
 
     /// Takes a record if it counts: about a peer, signed by it, newer than
     /// what is known, and of this time. Durable when it returns.
-    async fn accept(&self, network: &NetworkId, sealed: &[u8]) -> Result<(), RecordError> {
+    ///
+    /// `seen` are the nodes, by network, of which the same exchange brought a
+    /// record: a second one is not looked at.
+    async fn accept(
+        &self,
+        network: &NetworkId,
+        sealed: &[u8],
+        seen: &mut HashSet<(NetworkId, [u8; 32])>,
+    ) -> Result<(), RecordError> {
         let network = {
             let state = lock(&self.state);
             let held = state.networks.iter().find(|held| held.id == *network);
@@ -470,6 +478,9 @@ impl Finder {
         let (record, now) = (&signed.record, self.identities.now());
         let peer = self.peer_of(&record.node_id).ok_or(RecordError::Stranger)?;
         record.judge(now)?;
+        if !seen.insert((network.id, record.node_id)) {
+            return Err(RecordError::Old);
+        }
         let _one_at_a_time = self.writing.lock().await;
         {
             let state = lock(&self.state);

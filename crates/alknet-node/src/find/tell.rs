@@ -22,6 +22,8 @@ const EXCHANGES_MAX: usize = 8;
 /// How soon news follow the news before, so that what belongs together goes
 /// together.
 const GATHERED: Duration = Duration::from_millis(200);
+/// How soon a peer is told again: no sooner than it lets itself be told.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 /// How long the side with the larger key leaves a new link to the other one.
 const OTHER_SIDE_FIRST: Duration = Duration::from_secs(1);
 /// Waits after failures: doubled each time, up to the longest.
@@ -120,7 +122,7 @@ impl Finder {
         let wait = match outcome {
             Outcome::Told(exchanged) => {
                 self.told(peer, until, exchanged);
-                GATHERED
+                TOLD_EVERY
             }
             Outcome::NotSpoken => RETRY_OLD,
             Outcome::Failed => {

@@ -90,7 +90,10 @@ impl World {
 
     /// What is made of a sealed record.
     async fn takes(&self, sealed: &[u8]) -> Result<(), RecordError> {
-        self.finder.accept(&self.network().id, sealed).await
+        let mut seen = HashSet::new();
+        self.finder
+            .accept(&self.network().id, sealed, &mut seen)
+            .await
     }
 
     fn places(&self, peer: u8) -> PeerAddresses {
@@ -191,7 +194,10 @@ async fn forged_expired_future_and_foreign_records_are_refused() {
     let record = AddressRecord::new(id(2), NOW as u64 + 9, &at(&["192.0.2.1:1"]));
     let foreign = record.sign(&key(2), &other.id).seal(&other).unwrap();
     assert_eq!(node.takes(&foreign).await, Err(RecordError::NotSealed));
-    let unknown = node.finder.accept(&other.id, &foreign).await;
+    let unknown = node
+        .finder
+        .accept(&other.id, &foreign, &mut HashSet::new())
+        .await;
     assert_eq!(unknown, Err(RecordError::NotSealed));
     // A peer that signs what another one is to have said.
     let record = AddressRecord::new(id(2), NOW as u64 + day as u64 + 9, &at(&["192.0.2.1:1"]));
@@ -330,7 +336,10 @@ async fn what_does_not_fit_into_an_exchange_comes_with_the_next() {
     assert!(unfinished);
     assert_eq!(offer.records.len(), OFFER_RECORDS_MAX);
     for (network, sealed) in &offer.records {
-        two.finder.accept(network, sealed).await.unwrap();
+        two.finder
+            .accept(network, sealed, &mut HashSet::new())
+            .await
+            .unwrap();
     }
     let (offer, unfinished) = one.finder.offer(&two.finder.ask());
     assert!(!unfinished);
@@ -423,7 +432,10 @@ async fn a_record_that_points_at_loopback_is_not_dialled() {
         let record = AddressRecord::new(id(2), made as u64, &places);
         record.sign(&key(2), &network.id).seal(&network).unwrap()
     };
-    finder.accept(&network.id, &record(made)).await.unwrap();
+    finder
+        .accept(&network.id, &record(made), &mut HashSet::new())
+        .await
+        .unwrap();
     let dial = json!({ "peer": "laptop", "timeout_ms": 500 });
     let dialled: Result<serde_json::Value, _> = node.client().call("peers/dial", &dial).await;
     assert_eq!(dialled.unwrap_err().code, "UNAVAILABLE");
@@ -437,4 +449,35 @@ async fn a_record_that_points_at_loopback_is_not_dialled() {
     hit.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert!(hit.recv(&mut [0; 2048]).unwrap() >= 1200);
     node.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn an_exchange_brings_one_record_of_a_node_and_no_flood_of_them() {
+    let node = World::new(1, &[2]).await;
+    let mut seen = HashSet::new();
+    let network = node.network().id;
+    let mut takes = async |made: i64| {
+        let record = sealed(2, made, &["192.0.2.1:1"]);
+        node.finder.accept(&network, &record, &mut seen).await
+    };
+    assert_eq!(takes(NOW).await, Ok(()));
+    assert_eq!(takes(NOW + 1).await, Err(RecordError::Old));
+}
+
+#[tokio::test]
+async fn the_endpoint_looks_peers_up_and_nobody_else() {
+    use futures::StreamExt;
+    use iroh::address_lookup::AddressLookup;
+
+    let node = World::new(1, &[2]).await;
+    node.takes(&sealed(2, NOW, &["192.0.2.1:1"])).await.unwrap();
+    let finder = Arc::new(node.finder);
+    let lookup = PeerLookup(Arc::downgrade(&finder));
+    let found = lookup.resolve(key(2).public()).unwrap().next().await;
+    let found = found.unwrap().unwrap().into_endpoint_addr();
+    let addresses: Vec<SocketAddr> = found.ip_addrs().copied().collect();
+    assert_eq!(addresses, at(&["192.0.2.1:1"]).direct);
+    assert!(lookup.resolve(key(3).public()).is_none());
+    drop(finder);
+    assert!(lookup.resolve(key(2).public()).is_none());
 }

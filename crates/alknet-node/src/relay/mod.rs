@@ -16,6 +16,7 @@ pub use config::{Off, QadSetting, RelayServerConfig};
 pub use health::RelayUse;
 pub use server::{RelayServerStatus, RelayStartError};
 pub use vetting::{UnfitRelay, vet_relay};
+pub(crate) use vetting::{is_loopback, is_never_contacted};
 
 use crate::{config::RelaySetting, ticket::RELAYS_MAX};
 pub(crate) use address::QAD_PORT;
