@@ -250,12 +250,12 @@ async fn addresses_of_a_newcomer_are_vetted() {
     let newcomer = Stranger::new().await;
     let says = json!({ "addresses": {
         "direct": ["169.254.169.254:80", "[fe80::1]:1", "0.0.0.0:9", "224.0.0.1:9", "10.1.2.3:4433", "10.1.2.3:4433"],
-        "relays": ["http://relay.example.org", "https://relay.example.org", "file:///etc/passwd"],
+        "relays": ["http://relay.example.org", "https://relay.example.org", "file:///etc/passwd", "https://169.254.169.254/", "https://[::ffff:169.254.1.1]/", "https://localhost/", "http://10.0.0.1:3340/"],
     }});
     newcomer.redeem(&home, &ticket, says).await.unwrap();
     let seen = home.peer_shown("stranger").await;
     assert_eq!(seen["addresses"], json!(["10.1.2.3:4433"]));
-    assert_eq!(seen["relays"], json!(["https://relay.example.org"]));
+    assert_eq!(seen["relays"], json!(["https://relay.example.org/"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ mod join;
 mod lifecycle;
 mod metrics;
 mod overlay;
+mod relay;
 mod reload;
 mod remote;
 mod start;
