@@ -236,6 +236,19 @@ pub(crate) fn check_database(dir: &Path) -> Result<String, Findings> {
     }
 }
 
+/// Looks at relays without a node.
+pub(crate) async fn check_relays(relays: &[String]) -> Value {
+    serde_json::to_value(node::relay::check_relays(relays).await).unwrap_or_default()
+}
+
+/// Checks the certificate that the node's own relay would use.
+pub(crate) fn check_own_relay(config: &Config, dir: &Path) -> Result<(), Findings> {
+    node::relay::check_own_relay(&config.relay, dir).map_err(|error| Findings {
+        message: sentence(&error),
+        hint: error.hint(),
+    })
+}
+
 /// Looks at the network as the node of a data directory would use it.
 pub(crate) async fn netcheck(
     dir: &Path,

@@ -2,14 +2,15 @@
 
 use crate::{
     app::App,
-    commands::{VERSION, settings},
+    commands::{VERSION, settings, status},
     failure::{Exit, Failure},
     hint::quote,
     node_access::{self, Config, Findings},
+    output::cell,
     table::one_line,
 };
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::unix::fs::PermissionsExt,
@@ -138,7 +139,12 @@ async fn checks(app: &App) -> Result<Vec<Check>, Failure> {
     if !is_running {
         checks.push(port(dir, &config));
     }
-    checks.push(relays(&config));
+    let info = match is_running {
+        true => app.ask("node/info", json!({})).await.ok(),
+        false => None,
+    };
+    checks.push(relays(&config, info.as_ref()).await);
+    checks.extend(own_relay(dir, &config, info.as_ref()));
     if is_running {
         checks.extend(anchors(app).await);
     }
@@ -276,13 +282,46 @@ async fn anchors(app: &App) -> Option<Check> {
     })
 }
 
-fn relays(config: &Config) -> Check {
-    match config.network.relays.as_deref() {
+/// Whether the relays in use work: as the running node sees them, or else as
+/// they are found now.
+async fn relays(config: &Config, info: Option<&Value>) -> Check {
+    let configured = config.network.relays.as_deref();
+    let used = match info {
+        Some(info) => info["relays_in_use"].clone(),
+        None => node_access::check_relays(configured.unwrap_or_default()).await,
+    };
+    let used: Vec<&Value> = used.as_array().into_iter().flatten().collect();
+    if let Some(bad) = used.iter().find(|relay| relay["problem"].is_string()) {
+        let message = format!("{}: {}", cell(bad.get("url")), cell(bad.get("message")));
+        return Check::fail("relays", message).hint(cell(bad.get("hint")));
+    }
+    if !used.is_empty() {
+        let urls: Vec<String> = used.iter().map(|relay| cell(relay.get("url"))).collect();
+        return Check::ok("relays", urls.join(", "));
+    }
+    match configured {
         None => Check::warn("relays", "nobody has chosen yet, so none is used")
             .hint("`alknet up` asks on a terminal; or set `relays` under `[network]`"),
         Some([]) => Check::ok("relays", "none, as configured: only direct connections"),
         Some(relays) => Check::ok("relays", relays.join(", ")),
     }
+}
+
+/// The relay that the node is; no check if it is none.
+fn own_relay(dir: &Path, config: &Config, info: Option<&Value>) -> Option<Check> {
+    if let Some(relay) = info.and_then(status::own_relay) {
+        return Some(Check::ok("own relay", relay));
+    }
+    if !config.relay.enabled {
+        return None;
+    }
+    Some(match node_access::check_own_relay(config, dir) {
+        Ok(()) => Check::ok(
+            "own relay",
+            format!("can serve at TCP {}", config.relay.listen),
+        ),
+        Err(Findings { message, hint }) => Check::fail("own relay", message).hint_if(hint),
+    })
 }
 
 fn account(config: &Config) -> Check {

@@ -14,11 +14,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Newcomers at a time with the token of one invite.
 pub(crate) const NEWCOMERS_PER_INVITE_MAX: usize = 4;
+/// How long the connection of a newcomer that has joined is left alone.
+const JOINING: Duration = Duration::from_secs(3);
 /// Connections a minute with the token of one invite.
 pub(crate) const NEWCOMERS_PER_MINUTE_MAX: usize = 30;
 /// Rows a minute that refused clients leave in the audit log.
@@ -93,6 +95,8 @@ pub(crate) struct Gate {
     audit: GateAudit,
     service: OnceLock<RelayService>,
     state: Mutex<State>,
+    /// Rung when a newcomer came in.
+    newcomer: Notify,
     pub(crate) counters: Arc<RelayCounters>,
 }
 
@@ -130,6 +134,8 @@ struct Connected {
     right: Right,
     /// Whether it showed a token, needed or not.
     with_token: bool,
+    /// Since when a newcomer is a peer.
+    known_since: Option<Instant>,
 }
 
 impl Gate {
@@ -146,6 +152,7 @@ impl Gate {
             audit: GateAudit(audit),
             service: OnceLock::new(),
             state: Mutex::default(),
+            newcomer: Notify::new(),
             counters: Arc::default(),
         })
     }
@@ -214,6 +221,13 @@ impl Gate {
             state.count_newcomer(invite, &key)?;
         }
         let before = state.connected.get(&key).cloned();
+        if let Some(before) = &before
+            && right == Right::Known
+            && token.is_none()
+            && state.is_joining(&key, before)
+        {
+            return Err(Refusal::Twice);
+        }
         match &before {
             // Whoever has joined comes back without the token: the connection
             // that shows it still must not push the other one out.
@@ -231,7 +245,11 @@ impl Gate {
             connection,
             right,
             with_token: token.is_some(),
+            known_since: None,
         };
+        if matches!(entered.right, Right::Newcomer { .. }) {
+            self.newcomer.notify_one();
+        }
         state.connected.insert(key, entered);
         drop(state);
         if let Some(before) = before {
@@ -259,6 +277,7 @@ impl Gate {
         let mut next: Option<Timestamp> = None;
         for (key, connected) in connected {
             if self.is_known(&key) {
+                self.state().note_known(&key);
                 continue;
             }
             let open = match &connected.right {
@@ -284,6 +303,7 @@ impl Gate {
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
+                () = self.newcomer.notified() => {}
                 () = stop.cancelled() => return,
             }
         }
@@ -320,6 +340,23 @@ impl Gate {
 }
 
 impl State {
+    /// Whether a newcomer has become a peer just now: the answer that says so
+    /// is still on its way through the connection that it came by.
+    fn is_joining(&mut self, key: &[u8; 32], connected: &Connected) -> bool {
+        if !matches!(connected.right, Right::Newcomer { .. }) {
+            return false;
+        }
+        self.note_known(key);
+        let since = self.connected.get(key).and_then(|now| now.known_since);
+        since.is_some_and(|since| since.elapsed() < JOINING)
+    }
+
+    fn note_known(&mut self, key: &[u8; 32]) {
+        if let Some(connected) = self.connected.get_mut(key) {
+            connected.known_since.get_or_insert_with(Instant::now);
+        }
+    }
+
     fn count_newcomer(&mut self, invite: &str, key: &[u8; 32]) -> Result<(), Refusal> {
         let others = self.connected.iter().filter(|(other, connected)| {
             *other != key

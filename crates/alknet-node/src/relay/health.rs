@@ -1,7 +1,10 @@
 //! Whether the relays in use work, and if not, why and what helps.
 
 use super::{RelayAddress, RelayServer, Relays};
-use crate::netcheck::https::{Problem, probe};
+use crate::{
+    config::RelaySetting,
+    netcheck::https::{Problem, probe},
+};
 use iroh::{Endpoint, dns::DnsResolver, endpoint::RelayStatus};
 use n0_watcher::Watcher;
 use rustls::ClientConfig;
@@ -34,6 +37,18 @@ pub struct RelayUse {
     pub hint: Option<String>,
 }
 
+impl RelayUse {
+    fn of(relay: &RelayAddress, connected: bool, fault: Option<Fault>) -> Self {
+        Self {
+            url: relay.to_string(),
+            connected,
+            problem: fault.as_ref().map(|fault| fault.code.into()),
+            message: fault.as_ref().map(|fault| fault.message.clone()),
+            hint: fault.map(|fault| fault.hint),
+        }
+    }
+}
+
 /// What is wrong with a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -56,7 +71,7 @@ impl Fault {
     /// A relay that turned this node away, with what it said.
     fn denied(reason: &str) -> Self {
         Self {
-            code: "DENIED",
+            code: "NOT_ACCEPTED",
             message: format!(
                 "it does not let this node in: {}",
                 alknet_core::clean_foreign_text(reason, 200)
@@ -84,13 +99,7 @@ impl Health {
         let report = relays.chosen().into_iter().map(|relay| {
             let found = seen.iter().find(|seen| seen.relay.url() == relay.url());
             let fault = found.and_then(|seen| seen.fault.clone());
-            RelayUse {
-                url: relay.to_string(),
-                connected: found.is_some_and(|seen| seen.connected),
-                problem: fault.as_ref().map(|fault| fault.code.into()),
-                message: fault.as_ref().map(|fault| fault.message.clone()),
-                hint: fault.map(|fault| fault.hint),
-            }
+            RelayUse::of(&relay, found.is_some_and(|seen| seen.connected), fault)
         });
         report.collect()
     }
@@ -187,6 +196,29 @@ impl Health {
             fault,
         }
     }
+}
+
+/// Looks whether relays, as a configuration names them, are relays and can be
+/// trusted, without a node. They are not told who asks; `none`, `n0` and texts
+/// that name no relay are left out.
+pub async fn check_relays(texts: &[String]) -> Vec<RelayUse> {
+    let settings = texts
+        .iter()
+        .filter_map(|text| RelaySetting::parse(text).ok());
+    let relays = Relays::new(&settings.collect::<Vec<_>>());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let Ok(tls) = relays.tls_config().client_config(provider) else {
+        return Vec::new();
+    };
+    let (tls, resolver) = (Arc::new(tls), relays.resolver());
+    let looked = relays.chosen().into_iter().map(|relay| {
+        let (tls, resolver) = (tls.clone(), resolver.clone());
+        async move {
+            let fault = check(&relay, &tls, &resolver).await.err();
+            RelayUse::of(&relay, false, fault)
+        }
+    });
+    futures::future::join_all(looked).await
 }
 
 /// What is said of relays to whoever asks how the node can be reached.

@@ -13,8 +13,8 @@ mod vetting;
 pub use address::{ParseRelayError, Qad, RelayAddress, SpkiPin, TEXT_BYTES_MAX};
 pub use certificate::CertificateError;
 pub use config::{Off, QadSetting, RelayServerConfig};
-pub use health::RelayUse;
-pub use server::{RelayServerStatus, RelayStartError};
+pub use health::{RelayUse, check_relays};
+pub use server::{RelayServerStatus, RelayStartError, check_own_relay};
 pub use vetting::{UnfitRelay, vet_relay};
 pub(crate) use vetting::{is_loopback, is_never_contacted};
 

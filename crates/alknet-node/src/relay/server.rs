@@ -110,6 +110,25 @@ pub struct RelayServerStatus {
     pub bytes_out: u64,
 }
 
+/// Checks the certificate that the relay of a data directory would use. Makes
+/// none.
+///
+/// # Errors
+///
+/// [`RelayStartError`], as the start would give.
+pub fn check_own_relay(
+    config: &RelayServerConfig,
+    dir: &std::path::Path,
+) -> Result<(), RelayStartError> {
+    let data = DataDir::new(dir);
+    if config.cert.is_none() && !data.relay_key().exists() {
+        return Ok(());
+    }
+    let provider = rustls::crypto::ring::default_provider();
+    let clock = alknet_core::storage::system_clock();
+    load(config, &data, &clock, &provider).map(drop)
+}
+
 /// What a relay needs of its node.
 pub(crate) struct RelayParts<'a> {
     pub(crate) config: &'a RelayServerConfig,

@@ -42,7 +42,7 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 pub(crate) struct Node {
     pub(crate) name: String,
     place: Place,
-    /// Further words of `alknet up`.
+    /// Further words of `alknet up`, or those of `alknet relay`.
     words: Vec<String>,
     netns: Option<String>,
     child: Option<Child>,
@@ -100,9 +100,14 @@ impl Node {
     #[track_caller]
     pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none(), "`{}` runs", self.name);
-        let words = ["up", "--json"]
-            .into_iter()
-            .chain(self.words.iter().map(String::as_str));
+        let is_relay = self.words.first().is_some_and(|word| word == "relay");
+        let words = ["up", "--json"][usize::from(is_relay)..].iter().copied();
+        let (first, rest) = self.words.split_at(usize::from(is_relay));
+        let words = first
+            .iter()
+            .map(String::as_str)
+            .chain(words)
+            .chain(rest.iter().map(String::as_str));
         let mut command = self.command(&words.collect::<Vec<_>>());
         let told = fs::File::options()
             .create(true)
