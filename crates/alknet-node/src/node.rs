@@ -279,7 +279,7 @@ impl Shared {
 
     /// What lets this node and its peers find each other after both moved.
     pub(crate) fn anchors(&self) -> Anchors {
-        anchors(&self.finder, &self.relays)
+        anchors(&self.finder, &self.relays, &self.own_addresses().direct)
     }
 
     /// Whether peers are looked for on the LAN.

@@ -1,15 +1,15 @@
 //! What lets a node be found again after it and a peer both have moved.
 //!
-//! An anchor is a relay that this node uses (n0's count as one), or a peer
-//! with an address of its own that does not move: one that a person or a
-//! ticket gave, and that is public (no private, shared, link-local or loopback
-//! range). Whether it holds still cannot be seen from here; that it is public
-//! is what can.
+//! An anchor is a relay that this node uses or is (n0's count as one), this
+//! node's own address if that is public, or a peer with an address that does
+//! not move: one that a person or a ticket gave, and that is public (no
+//! private, shared, link-local or loopback range). Whether it holds still
+//! cannot be seen from here; that it is public is what can.
 
 use super::Finder;
 use crate::{config::RelaySetting, node::OWNER};
 use alknet_core::storage::PeerRecord;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 /// The anchors that a node knows, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,10 +41,16 @@ impl Anchors {
     }
 }
 
-/// The anchors known now.
-pub(crate) fn anchors(finder: &Finder, relays: &[RelaySetting]) -> Anchors {
-    let mut names: Vec<String> = relays.iter().filter_map(relay_name).collect();
-    names.dedup();
+/// The anchors known now; `own` are this node's addresses.
+pub(crate) fn anchors(finder: &Finder, relays: &[RelaySetting], own: &[SocketAddr]) -> Anchors {
+    let mut names = Vec::new();
+    if relays.contains(&RelaySetting::N0) {
+        names.push("n0's public relays".to_owned());
+    }
+    let chosen = finder.relays.chosen();
+    names.extend(chosen.iter().map(|relay| format!("relay {}", relay.url())));
+    let public = own.iter().find(|own| is_public(own) && is_local(own));
+    names.extend(public.map(|address| format!("this node at {address}")));
     let peers = finder.identities.snapshot().peers;
     let others: Vec<&PeerRecord> = peers
         .iter()
@@ -61,12 +67,10 @@ pub(crate) fn anchors(finder: &Finder, relays: &[RelaySetting]) -> Anchors {
     }
 }
 
-fn relay_name(relay: &RelaySetting) -> Option<String> {
-    match relay {
-        RelaySetting::None => None,
-        RelaySetting::N0 => Some("n0's public relays".into()),
-        RelaySetting::Url(url) => Some(format!("relay {url}")),
-    }
+/// Whether an address is this machine's, and not its router's: only then can
+/// something be bound to it.
+fn is_local(address: &SocketAddr) -> bool {
+    UdpSocket::bind((address.ip(), 0)).is_ok()
 }
 
 /// Whether an address can be one that the whole internet reaches.
@@ -119,6 +123,12 @@ mod tests {
         ] {
             assert!(!is_public(&other.parse().unwrap()), "{other}");
         }
+    }
+
+    #[test]
+    fn addresses_of_this_machine_are_told_from_those_of_its_router() {
+        assert!(is_local(&"127.0.0.1:1".parse().unwrap()));
+        assert!(!is_local(&"192.0.2.1:1".parse().unwrap()));
     }
 
     #[test]
