@@ -262,6 +262,25 @@ impl Links {
         self.0.network.send_modify(|count| *count += 1);
     }
 
+    /// Closes every connection that goes through this relay, which is gone
+    /// while there is another: calls on them end as `LOST` now and not when
+    /// the silence has lasted long enough, and kept links are dialled at once.
+    ///
+    /// As long as a connection through it is open, the library sends to that
+    /// relay alone, new connections to the same peer included.
+    pub fn leave_relay(&self, url: &str) {
+        for link in lock(&self.0.links).values() {
+            for attached in &lock(&link.inner).sessions {
+                let path = attached.quic.path();
+                if path.is_some_and(|path| !path.is_direct && path.address == url) {
+                    tracing::debug!(peer = %link.peer, relay = url, "left, since its relay is gone");
+                    let closed = &attached.session;
+                    closed.close(connection_code::DONE, "the relay in between is gone");
+                }
+            }
+        }
+    }
+
     /// Serves a connection that `caller` opened; returns when it has ended.
     ///
     /// # Errors

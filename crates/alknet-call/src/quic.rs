@@ -128,7 +128,11 @@ impl PathReport {
 fn path_end(address: &TransportAddr) -> (bool, String) {
     match address {
         TransportAddr::Ip(addr) => (true, addr.to_string()),
-        TransportAddr::Relay(url) => (false, url.to_string()),
+        // A query only tells the library's own connections to a relay apart.
+        TransportAddr::Relay(url) => {
+            let url = url.as_str();
+            (false, url.split('?').next().unwrap_or(url).to_owned())
+        }
         other => (true, format!("{other:?}")),
     }
 }
