@@ -293,8 +293,17 @@ impl Shared {
         let endpoint = self.endpoint();
         self.places.store(Arc::new(PeerAddresses {
             direct: endpoint::addresses(endpoint),
-            relays: endpoint::relays(endpoint, &self.known_relays),
+            relays: self.home_relays(),
         }));
+    }
+
+    /// Relays at which this node is found: where the endpoint is at home, and
+    /// its own, which it may not have connected to yet.
+    fn home_relays(&self) -> Vec<String> {
+        let mut relays = endpoint::relays(self.endpoint(), &self.known_relays);
+        let own = self.relay.as_ref().map(|relay| relay.address().to_string());
+        relays.extend(own.filter(|own| !relays.contains(own)));
+        relays
     }
 
     pub(crate) fn request_stop(&self, drain: Option<Duration>) {

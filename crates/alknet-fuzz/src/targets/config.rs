@@ -2,7 +2,7 @@
 
 use super::{MIB, Target, texts};
 use crate::note;
-use alknet_node::{Config, ConfigError, RelaySetting};
+use alknet_node::{Config, ConfigError, RelaySetting, relay::vet_relay};
 use std::{net::IpAddr, path::Path};
 
 pub(super) const CONFIG: Target = Target {
@@ -51,7 +51,7 @@ pub(super) const CONFIG: Target = Target {
 
 pub(super) const RELAYS: Target = Target {
     name: "relays",
-    about: "A relay is spoken to in the clear only where nobody can listen in.",
+    about: "A relay is spoken to in the clear only where nobody can listen in, and no peer's is this machine.",
     run: relays,
     seeds: || {
         texts(&[
@@ -78,6 +78,9 @@ pub(super) const RELAYS: Target = Target {
             "http://169.254.169.254",
             "http://192.168.1.1",
             "http://172.16.0.1",
+            "https://[::ffff:127.0.0.1]/",
+            "https://0177.0.0.1/",
+            "https://x.localhost./",
             "https://r.example.org/#sha256=ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34ab12cd34&qad=7000",
             "https://r.example.org/#qad=off",
             "https://r.example.org/#qad=1&qad=2",
@@ -177,6 +180,17 @@ fn relays(data: &[u8]) {
             Err(_) => bare == "localhost",
         };
         assert!(is_near, "{text:?} is plain http to {host}");
+    }
+    // What a peer may name is never this machine, however it is spelt.
+    if vet_relay(&relay, false).is_ok() {
+        assert!(scheme == "https", "{text:?}");
+        let near = relay.ip().map(|ip| ip.to_canonical());
+        let is_near = near.is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+        let bare = host.trim_end_matches('.').to_ascii_lowercase();
+        assert!(
+            !is_near && bare != "localhost" && !bare.ends_with(".localhost"),
+            "{text:?}"
+        );
     }
     // As it is kept, it is read again.
     assert_eq!(

@@ -213,6 +213,7 @@ impl Reader {
             "alknet ops",
             "alknet peers list",
             "alknet peers show",
+            "alknet status",
         ];
         let only_looks = block
             .text
@@ -433,6 +434,12 @@ fn slow_running_a_node_works_as_written() {
 }
 
 #[test]
+fn a_relay_of_ones_own_works_as_written() {
+    let typed = Reader::of("docs/guides/own-relay.md").read();
+    assert!(typed >= 8, "{typed} lines");
+}
+
+#[test]
 fn adding_an_operation_works_as_written() {
     let typed = Reader::of("docs/guides/adding-an-operation.md").read();
     assert!(typed >= 20, "{typed} lines");
@@ -460,6 +467,7 @@ fn no_guide_is_left_out() {
         "adding-a-protocol.md",
         "adding-an-operation.md",
         "embedding.md",
+        "own-relay.md",
         "running-a-node.md",
     ];
     assert_eq!(guides, read);
