@@ -5,7 +5,7 @@ use crate::{
     admission::QuicHandler,
     dialer::{endpoint_addr, vetted},
     find::{Finder, NetworkSecret},
-    relay::{Presented, Relays, relay_token},
+    relay::{Presented, RelayAddress, Relays, relay_token},
     ticket::{ADDRESSES_MAX, RELAYS_MAX, Ticket, invite_id, secret_hash},
 };
 use alknet_call::{connection_code, quic::QuicConnection};
@@ -19,7 +19,10 @@ use alknet_core::{
     transport::Connection,
 };
 use async_trait::async_trait;
-use iroh::{Endpoint, RelayUrl, Watcher, endpoint::ConnectionError};
+use iroh::{
+    Endpoint, RelayUrl, Watcher,
+    endpoint::{ConnectionError, RelayStatus},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
@@ -53,6 +56,8 @@ const RELAY_BYTES_MAX: usize = 256;
 const TEXT_CHARS_MAX: usize = 512;
 /// How long the reason is waited for why a stream ended.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
+/// How long a node that joins waits for its own place at a relay.
+const HOME_MAX: Duration = Duration::from_secs(3);
 /// How long a failure counts.
 const FAILURE_KEPT: Duration = Duration::from_secs(600);
 
@@ -422,6 +427,37 @@ pub(crate) struct JoinRequest<'a> {
     pub(crate) relays: &'a Relays,
 }
 
+/// The relays at which this node has a place. If it may get one at a relay of
+/// `learned`, the outcome is waited for.
+async fn homes(endpoint: &Endpoint, relays: &Relays, learned: &[RelayAddress]) -> Vec<RelayUrl> {
+    let chosen = relays.chosen();
+    let mut watched = endpoint.home_relay_status();
+    let is_decided = |homes: &[RelayStatus]| {
+        !homes.is_empty()
+            && homes
+                .iter()
+                .all(|home| home.is_connected() || home.last_error().is_some())
+    };
+    if learned.iter().any(|relay| chosen.contains(relay)) {
+        let deciding = async {
+            let mut homes = watched.get();
+            while !is_decided(&homes) {
+                let Ok(changed) = watched.updated().await else {
+                    return;
+                };
+                homes = changed;
+            }
+        };
+        // What is not known by then is taken for a refusal.
+        let _ = timeout(HOME_MAX, deciding).await;
+    }
+    let homes = watched.get().into_iter();
+    homes
+        .filter(RelayStatus::is_connected)
+        .map(|home| home.url().clone())
+        .collect()
+}
+
 /// Redeems a ticket at the node that made it.
 pub(crate) async fn redeem(
     endpoint: &Endpoint,
@@ -437,26 +473,23 @@ pub(crate) async fn redeem(
     let is_near = |address: &std::net::SocketAddr| address.ip().to_canonical().is_loopback();
     let over_loopback = ticket.addresses.iter().any(is_near);
     let learned = request.relays.learn(&ticket.relays, over_loopback);
+    let homes = homes(endpoint, request.relays, &learned).await;
+    let (known_at, new_at): (Vec<RelayAddress>, Vec<RelayAddress>) = learned
+        .into_iter()
+        .partition(|relay| homes.contains(relay.url()));
     let places = PeerAddresses {
         direct: ticket.addresses.clone(),
-        relays: learned.iter().map(ToString::to_string).collect(),
+        relays: known_at.iter().map(ToString::to_string).collect(),
     };
     let mut address = endpoint_addr(&ticket.node_id, &places, request.relays)
         .ok_or_else(|| CallError::domain("TICKET_INVALID", "the ticket names no valid node"))?;
-    // A relay of the inviting node lets its guests in.
+    // A relay of the inviting node lets its guests in. It is dialled under one
+    // URL alone: relays answer a key on its newest connection, so that of two
+    // the first would wait for replies for ever.
     let token = relay_token(&ticket.secret_hash());
-    // Relays answer a key on its newest connection: where this node has one, a
-    // second would get the replies to what was sent by the first.
-    let has_place = |url: &RelayUrl| {
-        let homes = endpoint.home_relay_status().get();
-        homes
-            .iter()
-            .any(|home| home.url() == url && home.is_connected())
-    };
-    let learned = learned
+    let presented: Vec<Presented> = new_at
         .iter()
-        .filter(|relay| !request.relays.are_off() && !has_place(relay.url()));
-    let presented: Vec<Presented> = learned
+        .filter(|_| !request.relays.are_off())
         .map(|relay| request.relays.present(relay, &token))
         .collect();
     for presented in &presented {

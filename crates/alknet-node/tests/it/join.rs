@@ -9,8 +9,12 @@ use alknet_call::connection_code;
 use alknet_core::{CallError, ErrorCode};
 use alknet_node::ticket::Ticket;
 use futures::StreamExt;
+use iroh_relay::server::{RelayConfig, Server, ServerConfig};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -492,5 +496,29 @@ async fn the_secret_of_an_invite_stays_in_its_ticket() {
             let leaks = text.windows(canary.len()).any(|part| part == canary);
             assert!(!leaks, "in {}", String::from_utf8_lossy(text));
         }
+    }
+}
+
+/// A relay answers a key on its newest connection: a joiner with two of them
+/// would wait for the answer on the other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_at_the_inviters_relay_already_joins_through_it() {
+    let mut config = ServerConfig::default();
+    config.relay = Some(RelayConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+    let open = Server::spawn(config).await.unwrap();
+    let url = format!("http://{}/", open.http_addr().unwrap());
+    let home = start_with("home", |home| home.relays([&url])).await;
+    let is_there = || async {
+        let used = home.status().relays_in_use;
+        used.iter().any(|relay| relay.connected).then_some(())
+    };
+    eventually("the inviting node is at the relay", is_there).await;
+    for n in 1..=4 {
+        let mut ticket = Ticket::parse(&home.ticket(json!({})).await).unwrap();
+        ticket.addresses.clear();
+        let guest = start_with(&format!("guest-{n}"), |guest| guest.relays([&url])).await;
+        // At once: it may be on its way to the relay.
+        let joined = join(&guest, &ticket.encode()).await.unwrap();
+        assert_eq!(joined["peer"], "home");
     }
 }
