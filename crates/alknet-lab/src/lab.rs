@@ -4,12 +4,14 @@ use crate::{
     Host, LabError, Nat, Site,
     dns::Dns,
     host::Addresses,
-    line::Line,
+    line::{self, Line},
     netns::{self, Namespace, Role},
-    owner,
+    owner, rules,
     skip::skip,
+    wire,
 };
 use std::{
+    error::Error,
     net::{Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -69,7 +71,8 @@ impl Lab {
         match Self::new() {
             Ok(lab) => Some(lab),
             Err(error) => {
-                skip(test, &error.to_string());
+                let cause = error.source().map(|cause| format!(": {cause}"));
+                skip(test, &format!("{error}{}", cause.unwrap_or_default()));
                 None
             }
         }
@@ -308,6 +311,7 @@ fn destinations(v4: Ipv4Addr, v6: Ipv6Addr) -> [String; 2] {
 
 /// Makes a namespace the internet: it forwards, and loses what is for nobody.
 fn start_internet(namespace: Namespace) -> Result<Namespace, LabError> {
+    check_means(&namespace)?;
     // Sites that lie behind a router are reached through it alone.
     namespace.ip("route add blackhole default metric 4000\n")?;
     namespace.ip("route add blackhole ::/0 metric 4000\n")?;
@@ -317,6 +321,23 @@ fn start_internet(namespace: Namespace) -> Result<Namespace, LabError> {
          route add blackhole 192.168.0.0/16\nroute add blackhole 100.64.0.0/10\n",
     )?;
     Ok(namespace)
+}
+
+/// Tries everything that a site may need of this machine, so that a lab is
+/// either whole or not there.
+fn check_means(namespace: &Namespace) -> Result<(), LabError> {
+    let checked = namespace.feed(&["nft", "--check", "-f", "-"], &rules::everything());
+    // Not with the whole script, which is of no use to who reads of a skip.
+    checked.map_err(|error| match error {
+        LabError::Command { said, .. } => LabError::Command {
+            command: "nft --check".into(),
+            said: format!("rules of a router are refused or cannot be tried {said}"),
+        },
+        other => other,
+    })?;
+    line::set_rate(namespace, "lo", Some(line::Rate::parse("1gbit")?))?;
+    line::set_rate(namespace, "lo", None)?;
+    wire::check_device(namespace)
 }
 
 fn check(name: &str) -> Result<(), LabError> {

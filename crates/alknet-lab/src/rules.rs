@@ -56,6 +56,16 @@ pub(crate) fn router(nat: Nat, inside: &str) -> String {
     script
 }
 
+/// A script with every kind of rule that a router may get.
+pub(crate) fn everything() -> String {
+    let impairments = Impairments {
+        loss_percent: 1,
+        udp_blocked: true,
+        outage: true,
+    };
+    router(Nat::Symmetric, "192.168.0.0/24") + &impair(impairments)
+}
+
 /// Replaces what a router impairs.
 pub(crate) fn impair(impairments: Impairments) -> String {
     let mut script = String::from("flush chain inet filter impair\n");

@@ -211,6 +211,7 @@ struct InterfaceRequest {
     rest: [u8; 22],
 }
 
+const DEVICE: &str = "/dev/net/tun";
 /// `_IOW('T', 202, int)`.
 const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
 const IFF_TAP: u16 = 0x0002;
@@ -220,7 +221,7 @@ const IFF_NO_PI: u16 = 0x1000;
 /// Opens an existing TAP device of the namespace that this thread is in.
 fn open(name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let device = rustix::fs::open("/dev/net/tun", flags, Mode::empty())?;
+    let device = rustix::fs::open(DEVICE, flags, Mode::empty())?;
     let mut request = InterfaceRequest {
         name: [0; 16],
         flags: IFF_TAP | IFF_NO_PI,
@@ -238,6 +239,13 @@ fn open(name: &str) -> Result<OwnedFd, Errno> {
         rustix::ioctl::ioctl(&device, Setter::<TUNSETIFF, InterfaceRequest>::new(request))?;
     }
     Ok(device)
+}
+
+/// Fails if this machine has no TAP devices to offer.
+pub(crate) fn check_device(namespace: &Namespace) -> Result<(), LabError> {
+    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map(drop)
+        .map_err(|error| namespace.io("open `/dev/net/tun`", error.into()))
 }
 
 /// Why a delay cannot be had.
