@@ -61,6 +61,7 @@ pub mod quic;
 mod request;
 mod serve;
 mod session;
+mod silence;
 mod wire;
 
 pub use crate::{

@@ -78,6 +78,8 @@ pub(crate) struct AdmissionLimits {
     pub(crate) connections_per_address_max: usize,
     pub(crate) handshakes_per_address: u32,
     pub(crate) handshakes_total: u32,
+    /// Silence after which the other side counts as gone.
+    pub(crate) idle: Duration,
 }
 
 /// Counters for `node/metrics`.
@@ -357,6 +359,8 @@ impl Admission {
         caller: &Caller,
     ) -> Held<'_> {
         let id = connection.info().id;
+        self.tasks
+            .spawn(connection.end_when_silent(self.limits.idle));
         let entry = Open {
             address: connection.info().remote.map(|remote| remote.ip()),
             peer: caller.is_authenticated().then(|| caller.id().clone()),

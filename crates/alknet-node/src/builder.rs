@@ -562,6 +562,7 @@ fn admission_limits(config: &Config) -> AdmissionLimits {
         connections_per_address_max: config.limits.connections_per_address_max,
         handshakes_per_address: config.limits.handshakes_per_address,
         handshakes_total: config.limits.handshakes_total,
+        idle: config.limits.quic().idle,
     }
 }
 

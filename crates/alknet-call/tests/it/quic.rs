@@ -19,6 +19,10 @@ use tokio::{
 };
 
 async fn endpoint(seed: u8) -> Endpoint {
+    endpoint_with(seed, &QuicLimits::default()).await
+}
+
+async fn endpoint_with(seed: u8, limits: &QuicLimits) -> Endpoint {
     Endpoint::builder(presets::Minimal)
         .relay_mode(RelayMode::Disabled)
         .portmapper_config(PortmapperConfig::Disabled)
@@ -26,7 +30,7 @@ async fn endpoint(seed: u8) -> Endpoint {
         .bind_addr((Ipv4Addr::LOCALHOST, 0))
         .unwrap()
         .secret_key(SecretKey::from_bytes(&[seed; 32]))
-        .transport_config(QuicLimits::default().transport_config())
+        .transport_config(limits.transport_config())
         .alpns(vec![ALPN.to_vec()])
         .bind()
         .await
@@ -201,4 +205,64 @@ async fn bulk_and_stalled_streams_leave_room_for_calls() {
     drop(stalled);
     assert!(echoes(&it.session).await);
     it.close().await;
+}
+
+/// How a call in flight fares on a connection that is closed when `silent`
+/// long nothing arrives, with keep-alives this often: `None` if it is still in
+/// flight after ten times that.
+async fn call_across_silence(silent: Duration, keep_alive: Duration) -> Option<ErrorCode> {
+    let limits = QuicLimits {
+        keep_alive,
+        ..QuicLimits::default()
+    };
+    let node = Node::new(vec![]);
+    let (ours, theirs) = tokio::join!(endpoint_with(1, &limits), endpoint_with(2, &limits));
+    let sockets = theirs.bound_sockets().into_iter().map(TransportAddr::Ip);
+    let address = EndpointAddr::from_parts(theirs.id(), sockets);
+    let accept = async {
+        let incoming = theirs.accept().await.unwrap();
+        let connection = Arc::new(QuicConnection::new(incoming.await.unwrap()));
+        let door = Some(node.door.clone());
+        Session::start(connection, door, node.alice(), SessionConfig::default()).await
+    };
+    let dial = async {
+        let connection = QuicConnection::new(ours.connect(address, ALPN).await.unwrap());
+        let watch = tokio::spawn(connection.end_when_silent(silent));
+        let caller = Caller::anonymous();
+        let config = SessionConfig::default();
+        let session = Session::start(Arc::new(connection), None, caller, config).await;
+        (session, watch)
+    };
+    let ((session, watch), served) = tokio::join!(dial, accept);
+    let (session, served) = (session.unwrap(), served.unwrap());
+    let call = session.call(request("demo/sleep", &json!(null)));
+    let ended = timeout(silent * 10, call).await;
+    session.close(0, "done");
+    // It never outlives its connection.
+    timeout(Duration::from_secs(10), watch)
+        .await
+        .unwrap()
+        .unwrap();
+    drop(served);
+    for endpoint in [ours, theirs] {
+        endpoint.close().await;
+    }
+    ended.ok().map(|answer| {
+        let error = answer.unwrap_err();
+        error.protocol_code().unwrap()
+    })
+}
+
+/// The transport is kept alive more rarely than the silence lasts that counts.
+#[tokio::test]
+async fn a_call_over_a_silent_connection_is_lost() {
+    let ended = call_across_silence(Duration::from_secs(1), Duration::from_secs(5)).await;
+    assert_eq!(ended, Some(ErrorCode::Lost));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_kept_alive_is_not_silent() {
+    let silent = Duration::from_millis(600);
+    let ended = call_across_silence(silent, Duration::from_millis(50)).await;
+    assert_eq!(ended, None);
 }
