@@ -1,4 +1,4 @@
-//! `node/ping`: an answer, and nothing more.
+//! `node/ping`: that this node is there, and nothing more.
 
 use super::NoInput;
 use crate::node::Shared;
@@ -18,7 +18,7 @@ struct Pong {
 pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
     let shared = shared.clone();
     vec![
-        Operation::query("node/ping", "Answers at once, with the time here.")
+        Operation::query("node/ping", "Says that this node is there, and what time it has.")
             .authenticated()
             .example(json!({}), json!({ "at": "2026-01-01T00:00:00.000Z" }))
             .handler(move |_cx: Context, _: NoInput| {
