@@ -8,6 +8,7 @@ mod client;
 mod frames;
 mod hello;
 mod interaction;
+mod links;
 mod misuse;
 mod quic;
 mod subscriptions;
