@@ -37,6 +37,7 @@ use alknet_vault::OpenVaultError;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock},
@@ -753,9 +754,15 @@ fn spawn_tasks(
 /// Notes when a peer connects, for `last_seen_at`.
 async fn note_seen(shared: Arc<Shared>) {
     let mut events = shared.links().events();
+    // Events tell of paths too: a link is noted once.
+    let mut noted = HashMap::new();
     loop {
         match events.recv().await {
             Ok(event) if event.report.state == alknet_call::links::LinkState::Connected => {
+                let since = event.report.since;
+                if noted.insert(event.peer.clone(), since) == Some(since) {
+                    continue;
+                }
                 if let Err(cause) = shared.identities.seen(&event.peer, None).await {
                     tracing::debug!(peer = %event.peer, %cause, "not noted as seen");
                 }

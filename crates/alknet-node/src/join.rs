@@ -628,3 +628,27 @@ pub fn fuzz_join(bytes: &[u8], is_request: bool) -> Option<usize> {
     assert!(relays.len() <= RELAYS_MAX);
     Some(direct.len() + relays.len())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_answer_of_the_first_release_is_read_and_names_no_network() {
+        let text = r#"{"joined":{"name":"home","you_are":"laptop","gives":["reader"],"addresses":{"direct":["192.0.2.1:1"],"relays":[]}}}"#;
+        let Answer::Joined(mut joined) = serde_json::from_str(text).unwrap() else {
+            panic!("it joined");
+        };
+        assert!(joined.network().is_none());
+        assert!(!serde_json::to_string(&joined).unwrap().contains("network"));
+        for (text, reads) in [
+            ("07".repeat(32), true),
+            ("07".repeat(31), false),
+            ("no".into(), false),
+        ] {
+            joined.network = Some(text);
+            assert_eq!(joined.network().is_some(), reads);
+        }
+    }
+}

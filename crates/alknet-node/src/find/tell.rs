@@ -8,7 +8,7 @@ use super::{
 };
 use crate::node::Shared;
 use alknet_call::links::{DialError, LinkState};
-use alknet_core::{IdentityProvider, PeerId};
+use alknet_core::{IdentityProvider, PeerId, storage::Timestamp};
 use n0_watcher::Watcher;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -39,7 +39,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told {
     /// Everything up to here.
-    until: u64,
+    pub(super) until: u64,
+    /// Since when its link has been up, as far as that is known.
+    linked: Option<Timestamp>,
     /// When it may be asked again.
     not_before: Instant,
     failures: u32,
@@ -50,6 +52,7 @@ impl Told {
     fn nothing(not_before: Instant) -> Self {
         Self {
             until: 0,
+            linked: None,
             not_before,
             failures: 0,
             busy: false,
@@ -78,15 +81,21 @@ impl Finder {
         }
     }
 
-    /// A new link: what was told before may have been lost with its store.
-    fn linked(&self, peer: &PeerId) {
+    /// A link is up. If it is a new one, what was told before may have been
+    /// lost with the peer's store.
+    pub(super) fn linked(&self, peer: &PeerId, since: Timestamp) {
         let key = |peer: &PeerId| Some(*self.identities.peer(peer.as_str())?.node_key()?);
         let waits = key(peer).is_some_and(|theirs| self.own_key() > theirs);
         let wait = if waits { OTHER_SIDE_FIRST } else { GATHERED };
         let mut told = lock(&self.told);
-        let busy = told.get(peer).is_some_and(|told| told.busy);
+        let known = told.get(peer);
+        if known.is_some_and(|told| told.linked == Some(since)) {
+            return;
+        }
+        let busy = known.is_some_and(|told| told.busy);
         let fresh = Told {
             busy,
+            linked: Some(since),
             ..Told::nothing(Instant::now() + wait)
         };
         told.insert(peer.clone(), fresh);
@@ -225,6 +234,8 @@ pub(crate) async fn tell(shared: Arc<Shared>) {
                 let now = finder.peer_keys();
                 if now != keys {
                     keys = now;
+                    // What is known of one that was removed goes at once.
+                    swept = None;
                     finder.wants_changed();
                 }
             }
@@ -237,7 +248,9 @@ pub(crate) async fn tell(shared: Arc<Shared>) {
                 }
             }
             event = links.recv() => match event {
-                Ok(event) if event.report.state == LinkState::Connected => finder.linked(&event.peer),
+                Ok(event) if event.report.state == LinkState::Connected => {
+                    finder.linked(&event.peer, event.report.since);
+                }
                 Ok(_) => {}
                 // Links that came meanwhile are found connected, and untold.
                 Err(RecvError::Lagged(_)) => lock(&finder.told).clear(),

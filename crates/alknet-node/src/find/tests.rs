@@ -481,3 +481,40 @@ async fn the_endpoint_looks_peers_up_and_nobody_else() {
     drop(finder);
     assert!(lookup.resolve(key(2).public()).is_none());
 }
+
+#[tokio::test]
+async fn a_link_that_changes_its_path_is_no_new_link() {
+    let node = World::new(1, &[2]).await;
+    let told = Exchanged::default();
+    node.finder.linked(&name(2), Timestamp(NOW));
+    node.finder.told(&name(2), node.finder.generation(), told);
+    node.finder.linked(&name(2), Timestamp(NOW));
+    let until = |finder: &Finder| lock(&finder.told)[&name(2)].until;
+    assert_eq!(until(&node.finder), node.finder.generation());
+    // A new one: the peer may have lost what it was told.
+    node.finder.linked(&name(2), Timestamp(NOW + 1));
+    assert_eq!(until(&node.finder), 0);
+}
+
+#[tokio::test]
+async fn relays_in_a_record_are_judged_as_those_of_tickets() {
+    let node = World::new(1, &[2]).await;
+    let good = format!("https://relay.example.org/#sha256={}", "ab".repeat(32));
+    let places = PeerAddresses {
+        direct: Vec::new(),
+        relays: [
+            "https://localhost/",
+            "https://169.254.169.254/",
+            "http://10.0.0.1/",
+            &good,
+        ]
+        .map(str::to_owned)
+        .into(),
+    };
+    let record = AddressRecord::new(id(2), NOW as u64, &places);
+    let signed = record.sign(&key(2), &node.network().id);
+    node.takes(&signed.seal(&node.network()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(node.places(2).relays, [good]);
+}

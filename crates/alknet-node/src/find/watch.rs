@@ -1,6 +1,7 @@
 //! Which direct addresses of peers work.
 
 use super::Finder;
+use crate::relay::is_never_contacted;
 use alknet_call::quic::QuicConnection;
 use futures::StreamExt;
 use iroh::TransportAddr;
@@ -44,9 +45,11 @@ pub(crate) async fn watch(finder: Arc<Finder>, connection: QuicConnection) {
 
 fn direct(address: &TransportAddr) -> Option<SocketAddr> {
     match address {
-        // One form of each, so that it is kept once.
+        // One form of each, so that it is kept once. Link-local ones mean
+        // nothing without their interface, which has no lasting name.
         TransportAddr::Ip(address) => {
-            Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            (!is_never_contacted(address.ip())).then_some(address)
         }
         _ => None,
     }
