@@ -2,10 +2,13 @@
 //! happens when a relay or the network goes.
 
 use super::harness::{Node, Running, eventually, exec_config};
-use crate::program::Place;
+use crate::program::{Place, alknet, finish};
 use alknet_lab::{Host, Lab, Nat, Site};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 /// Two nodes, each behind a router, and relays that both know. Nodes are
 /// dropped before their network.
@@ -202,4 +205,90 @@ fn slow_when_one_of_two_relays_dies_calls_go_on_through_the_other() {
     // What ran through the dead relay is said to be lost, and not just silent.
     let ended = counting.ended().exits(1);
     assert_eq!(ended.error_code(), "LOST");
+}
+
+/// `netcheck` of a machine there, with these relays; how it ended.
+fn netcheck(host: &Host, relays: &[&str], code: i32) -> Value {
+    let place = Place::new();
+    let plain = alknet(place.path());
+    let mut command = host.command(plain.get_program());
+    command
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for (name, value) in plain.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    command.args(["netcheck", "--json"]);
+    command.args(relays.iter().flat_map(|url| ["--relay", url]));
+    finish(command, b"").exits(code).json()
+}
+
+#[test]
+fn slow_netcheck_tells_kinds_of_nats_and_what_is_blocked() {
+    let Some(lab) = Lab::open("slow_netcheck_tells_kinds_of_nats_and_what_is_blocked") else {
+        return;
+    };
+    let hosts = ["relay0", "relay1"].map(|name| lab.host(name).unwrap());
+    let relays = hosts
+        .each_ref()
+        .map(|host| relay_at(host, host.name(), &[]));
+    let urls = relays
+        .each_ref()
+        .map(|relay| relay.status["relay"]["url"].as_str().unwrap());
+    for (nat, kind, said) in [
+        (Nat::Open, "none", "no NAT is in between"),
+        (
+            Nat::Cone,
+            "endpoint-independent",
+            "shows everybody the same address",
+        ),
+        (
+            Nat::Symmetric,
+            "address-dependent",
+            "shows everybody another address",
+        ),
+    ] {
+        let site = lab.site(kind, nat).unwrap();
+        let report = netcheck(site.host(), &urls, 0);
+        assert_eq!(
+            (&report["nat"], &report["udp"]),
+            (&json!(kind), &json!(true)),
+            "{report}"
+        );
+        assert!(report["advice"].to_string().contains(said), "{report}");
+        let public = report["public_addresses"][0].as_str().unwrap();
+        assert!(
+            public.starts_with(&format!("{}:", site.public_v4())),
+            "{report}"
+        );
+        if nat == Nat::Cone {
+            // One relay does not tell, and says so.
+            let report = netcheck(site.host(), &urls[..1], 0);
+            assert_eq!(report["nat"], "unknown");
+            let note = report["nat_note"].as_str().unwrap();
+            assert!(note.contains("needs a second relay"), "{report}");
+
+            site.block_udp().unwrap();
+            let report = netcheck(site.host(), &urls, 0);
+            assert_eq!(
+                (&report["nat"], &report["udp"]),
+                (&json!("unknown"), &json!(false))
+            );
+            let told = report["advice"].to_string();
+            assert!(
+                told.contains("UDP is blocked here") && told.contains("over TCP 443, which works"),
+                "{report}"
+            );
+            assert_eq!(report["relays"][0]["via"], "https");
+
+            site.outage().unwrap();
+            let report = netcheck(site.host(), &urls[..1], 3);
+            assert_eq!(
+                (&report["reachable"], &report["relays"][0]["problem"]),
+                (&json!(false), &json!("SILENT")),
+                "{report}"
+            );
+        }
+    }
 }
