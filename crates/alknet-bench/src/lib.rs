@@ -8,6 +8,7 @@
 
 mod call;
 mod machine;
+mod net;
 mod stats;
 mod worker;
 
@@ -28,9 +29,14 @@ struct Arguments {
 enum Area {
     /// The call protocol and the door.
     Call(Options),
+    /// Meetings, calls and bulk through NATs and a relay; needs root on Linux.
+    Net(Options),
     /// One side of one contender; started by the program itself.
     #[command(hide = true)]
     Worker(call::Role),
+    /// One part of the area `net`; started by the program itself.
+    #[command(hide = true)]
+    NetWorker(net::Role),
 }
 
 #[derive(clap::Args, Default)]
@@ -53,24 +59,51 @@ struct Options {
 /// What went wrong, with the contender and the order that it happened to.
 pub fn run() -> Result<String> {
     match Arguments::parse().area {
-        None => measure_calls(&Options::default()),
+        None => {
+            let calls = measure_calls(&Options::default())?;
+            Ok(calls + &measure_net(&Options::default())?)
+        }
         Some(Area::Call(options)) => measure_calls(&options),
+        Some(Area::Net(options)) => measure_net(&options),
         Some(Area::Worker(role)) => worker::run(call::serve_role(role)).map(|()| String::new()),
+        Some(Area::NetWorker(role)) => worker::run(net::serve_role(role)).map(|()| String::new()),
+    }
+}
+
+impl Options {
+    /// The plan among these that was asked for.
+    fn plan<P>(&self, smoke: P, quick: P, full: P) -> P {
+        match (self.smoke, self.quick) {
+            (true, _) => smoke,
+            (false, true) => quick,
+            (false, false) => full,
+        }
+    }
+
+    /// Writes the report where it was asked for, or where it usually is; one
+    /// for development is printed.
+    fn keep(&self, area: &str, text: String) -> Result<String> {
+        let is_development = self.quick || self.smoke || cfg!(debug_assertions);
+        let usual = PathBuf::from(format!("docs/research/bench/{area}.md"));
+        match self.out.clone().or((!is_development).then_some(usual)) {
+            Some(path) => write(&path, &text).map(|()| format!("wrote {}\n", path.display())),
+            None => Ok(text),
+        }
     }
 }
 
 fn measure_calls(options: &Options) -> Result<String> {
-    let plan = match (options.smoke, options.quick) {
-        (true, _) => call::Plan::smoke(),
-        (false, true) => call::Plan::quick(),
-        (false, false) => call::Plan::full(),
-    };
-    let is_development = options.quick || options.smoke || cfg!(debug_assertions);
-    let usual = (!is_development).then(|| PathBuf::from("docs/research/bench/call.md"));
-    let text = call::measure(&plan)?;
-    match options.out.clone().or(usual) {
-        Some(path) => write(&path, &text).map(|()| format!("wrote {}\n", path.display())),
-        None => Ok(text),
+    use call::Plan;
+    let plan = options.plan(Plan::smoke(), Plan::quick(), Plan::full());
+    options.keep("call", call::measure(&plan)?)
+}
+
+fn measure_net(options: &Options) -> Result<String> {
+    use net::Plan;
+    let plan = options.plan(Plan::smoke(), Plan::quick(), Plan::full());
+    match net::measure(&plan)? {
+        net::Outcome::Measured(text) => options.keep("net", text),
+        net::Outcome::Skipped(reason) => Ok(format!("skipped: net: {reason}\n")),
     }
 }
 

@@ -45,7 +45,8 @@ pub(crate) async fn serve(client: impl Client) -> Result<()> {
     ended
 }
 
-async fn run<C: Client>(client: Arc<C>, work: Work) -> Result<Measured> {
+/// Does what a client is told to.
+pub(crate) async fn run<C: Client>(client: Arc<C>, work: Work) -> Result<Measured> {
     match work {
         Work::Unary {
             payload,

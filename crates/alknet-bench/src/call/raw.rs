@@ -15,8 +15,10 @@ use iroh::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const ECHO: &[u8] = b"bench/raw-echo";
-const BULK: &[u8] = b"bench/raw-bulk";
+/// Sends a request back.
+pub(crate) const ECHO: &[u8] = b"bench/raw-echo";
+/// Takes or sends many bytes.
+pub(crate) const BULK: &[u8] = b"bench/raw-bulk";
 /// Largest request.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
@@ -31,7 +33,8 @@ pub(crate) async fn serve() -> Result<()> {
     ended
 }
 
-async fn accept(endpoint: Endpoint) {
+/// Serves whoever connects.
+pub(crate) async fn accept(endpoint: Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
         tokio::spawn(async move {
             if let Ok(connection) = incoming.await {
@@ -110,6 +113,15 @@ async fn take_chunks(recv: &mut RecvStream) -> Result<u64> {
     Ok(count)
 }
 
+/// One request on a stream of its own.
+pub(crate) async fn ask(connection: &Connection, request: &[u8]) -> Result<Bytes> {
+    let (mut send, mut recv) = connection.open_bi().await?;
+    send.write_all(request).await?;
+    send.finish()?;
+    let reply = recv.read_to_end(REQUEST_BYTES_MAX).await?;
+    Ok(reply.into())
+}
+
 /// The client.
 pub(crate) struct Raw {
     echo: Connection,
@@ -130,6 +142,16 @@ impl Raw {
         })
     }
 
+    /// Over connections that are there, copying.
+    pub(crate) fn over(endpoint: Endpoint, echo: Connection, bulk: Connection) -> Self {
+        Self {
+            echo,
+            bulk,
+            endpoint,
+            is_copying: true,
+        }
+    }
+
     async fn open(&self, way: u8, count: u64) -> Result<(SendStream, RecvStream)> {
         let (mut send, recv) = self.bulk.open_bi().await?;
         send.write_u8(way).await?;
@@ -140,11 +162,7 @@ impl Raw {
 
 impl Client for Raw {
     async fn echo(&self, _payload: Payload, json: Bytes) -> Result<Bytes> {
-        let (mut send, mut recv) = self.echo.open_bi().await?;
-        send.write_all(&json).await?;
-        send.finish()?;
-        let reply = recv.read_to_end(REQUEST_BYTES_MAX).await?;
-        Ok(reply.into())
+        ask(&self.echo, &json).await
     }
 
     async fn upload(&self, count: u64) -> Result<u64> {

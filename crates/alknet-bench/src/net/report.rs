@@ -1,0 +1,390 @@
+//! The report, in Markdown.
+
+use super::{
+    run::{Contender, Found, Nats, Plan, Turn},
+    task::Met,
+};
+use crate::{
+    call::{Measured, Work},
+    machine,
+    stats::Estimate,
+    worker::Usage,
+};
+use std::fmt::{self, Write};
+
+/// How it is measured; written by people.
+const NOTES: &str = include_str!("notes.md");
+
+const MIB: f64 = 1_048_576.0;
+const GIB: f64 = 1024.0 * MIB;
+
+/// Writes everything. Of each relay: whether it is alknet's, and what it used.
+pub(crate) fn write(
+    plan: &Plan,
+    works: &[Work],
+    found: &Found,
+    relays: &[(bool, Usage)],
+    load: &(String, String),
+) -> String {
+    let mut out = String::new();
+    // Writing to a text does not fail.
+    let _ = header(&mut out, plan, load)
+        .and_then(|()| goals(&mut out, works, found))
+        .and_then(|()| meetings(&mut out, found))
+        .and_then(|()| tables(&mut out, works, found))
+        .and_then(|()| relay_costs(&mut out, works, found))
+        .and_then(|()| costs(&mut out, found, relays))
+        .and_then(|()| out.write_str(NOTES));
+    out
+}
+
+fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result {
+    let day = time::OffsetDateTime::now_utc().date();
+    let profile = if cfg!(debug_assertions) {
+        "**debug build: these numbers say nothing**"
+    } else {
+        "release build"
+    };
+    let options: Vec<String> = std::env::args().skip(1).collect();
+    let versions = ["iroh", "iroh-relay", "noq", "rustls", "tokio"]
+        .map(|name| format!("{name} {}", machine::version_of(name)));
+    writeln!(out, "# Networks\n")?;
+    writeln!(
+        out,
+        "Written by `./bench net`; do not edit it, run it again. What is compared,\n\
+         and how, is at the end.\n"
+    )?;
+    writeln!(
+        out,
+        "- Command: `./bench {}`, {day}, {profile}.",
+        options.join(" ")
+    )?;
+    writeln!(
+        out,
+        "- Machine: {}. Load average before and after: {} and {}; niceness {}.",
+        machine::describe(),
+        load.0,
+        load.1,
+        machine::niceness()
+    )?;
+    writeln!(
+        out,
+        "- Versions: alknet {} at commit {}, {}; {}; {}.",
+        env!("CARGO_PKG_VERSION"),
+        env!("ALKNET_COMMIT"),
+        versions.join(", "),
+        machine::says("nft", &["--version"]),
+        machine::says("rustc", &["--version"])
+    )?;
+    writeln!(
+        out,
+        "- {} rounds; in each, between cones and then between symmetric NATs, {} first\n  \
+         meetings and {} with a known peer of each contender, and for each line {} turns\n  \
+         of {} ms of calls and {} of {:.0} MiB, the contenders one after the other (A B A B …).",
+        plan.rounds,
+        plan.meetings,
+        plan.meetings,
+        plan.turns,
+        plan.unary_ms,
+        plan.bulk_turns,
+        plan.bulk_bytes as f64 / MIB
+    )?;
+    writeln!(
+        out,
+        "- Every figure is a median, in brackets the 95 % interval of the median. A\n  \
+         ratio and a difference are taken turn by turn, and their median is given.\n"
+    )
+}
+
+fn shown(estimate: Estimate, digits: usize) -> String {
+    let Estimate { median, low, high } = estimate;
+    format!("{median:.digits$} [{low:.digits$}, {high:.digits$}]")
+}
+
+/// The turns of a contender at one piece of work.
+fn turns(found: &Found, nats: Nats, at: usize, contender: Contender) -> &[Turn] {
+    let turns = found.turns.get(&(nats, at, contender));
+    turns.map_or(&[], Vec::as_slice)
+}
+
+fn estimate(turns: &[Turn], of: impl Fn(&Turn) -> f64) -> Estimate {
+    Estimate::of(turns.iter().map(of))
+}
+
+fn compared(ours: &[Turn], theirs: &[Turn], of: impl Fn(&Turn, &Turn) -> f64) -> Estimate {
+    Estimate::of(
+        ours.iter()
+            .zip(theirs)
+            .map(|(ours, theirs)| of(ours, theirs)),
+    )
+}
+
+fn rate(turn: &Turn) -> f64 {
+    let Measured { count, seconds, .. } = turn.measured;
+    count as f64 / seconds
+}
+
+fn ratio(ours: &Turn, theirs: &Turn) -> f64 {
+    rate(ours) / rate(theirs)
+}
+
+fn p50(turn: &Turn) -> f64 {
+    f64::from(turn.measured.p50_ns) / 1e3
+}
+
+fn p99(turn: &Turn) -> f64 {
+    f64::from(turn.measured.p99_ns) / 1e3
+}
+
+fn name(contender: Contender) -> &'static str {
+    match contender {
+        Contender::Bare => "bare iroh",
+        Contender::Alknet => "alknet, whole nodes",
+        Contender::BareRelay => "bare iroh, at iroh's relay server",
+    }
+}
+
+fn path(nats: Nats) -> &'static str {
+    match nats {
+        Nats::Cones => "direct",
+        Nats::Symmetric => "relayed",
+    }
+}
+
+fn what(work: &Work) -> String {
+    match work {
+        Work::Unary { in_flight, .. } => format!("call, 64 B, {in_flight} in flight"),
+        Work::Upload { .. } => "bulk, one stream, to the callee".into(),
+        Work::Download { .. } => "bulk, one stream, to the caller".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// A goal and what was found.
+struct Goal {
+    what: String,
+    goal: &'static str,
+    found: String,
+    is_met: bool,
+}
+
+/// Least share of bare iroh's rate in bulk.
+const BULK_LEAST: f64 = 0.9;
+/// Least share of its rate in calls of 64 bytes.
+const CALLS_LEAST: f64 = 0.75;
+/// Most that a call may take longer on a direct path, in microseconds.
+const ADDED_MOST: f64 = 30.0;
+
+fn goals(out: &mut String, works: &[Work], found: &Found) -> fmt::Result {
+    writeln!(out, "## Goals\n\nAgainst bare iroh at the same relay.\n")?;
+    writeln!(out, "| what | goal | measured | |")?;
+    writeln!(out, "| --- | --- | --- | --- |")?;
+    for nats in Nats::ALL {
+        for (at, work) in works.iter().enumerate() {
+            for goal in goals_of(found, nats, at, work) {
+                let verdict = if goal.is_met { "met" } else { "**missed**" };
+                let Goal {
+                    what, goal, found, ..
+                } = goal;
+                writeln!(out, "| {what} | {goal} | {found} | {verdict} |")?;
+            }
+        }
+    }
+    writeln!(out)
+}
+
+fn goals_of(found: &Found, nats: Nats, at: usize, work: &Work) -> Vec<Goal> {
+    let ours = turns(found, nats, at, Contender::Alknet);
+    let theirs = turns(found, nats, at, Contender::Bare);
+    let what = format!("{}, {}", path(nats), what(work));
+    let share = compared(ours, theirs, ratio);
+    let of_rate = |goal: &'static str, least: f64| Goal {
+        what: what.clone(),
+        goal,
+        found: shown(share, 2),
+        is_met: share.median >= least,
+    };
+    let Work::Unary { in_flight, .. } = work else {
+        return vec![of_rate("≥ 0.9 of its rate", BULK_LEAST)];
+    };
+    let mut goals = vec![of_rate("≥ 0.75 of its rate", CALLS_LEAST)];
+    if *in_flight == 1 && nats == Nats::Cones {
+        let added = compared(ours, theirs, |ours, theirs| p50(ours) - p50(theirs));
+        goals.push(Goal {
+            what: format!("{what}, added p50"),
+            goal: "≤ 30 µs",
+            found: format!("{} µs", shown(added, 1)),
+            is_met: added.median <= ADDED_MOST,
+        });
+    }
+    goals
+}
+
+fn meetings(out: &mut String, found: &Found) -> fmt::Result {
+    for nats in Nats::ALL {
+        let between = match nats {
+            Nats::Cones => "between cones: by the relay, then direct",
+            Nats::Symmetric => "between symmetric NATs: by the relay",
+        };
+        writeln!(out, "## Meeting, {between}\n")?;
+        writeln!(
+            out,
+            "| | at the relay, ms | first reply, ms | direct, ms | known peer: first reply, ms | direct, ms |"
+        )?;
+        writeln!(out, "| --- | --- | --- | --- | --- | --- |")?;
+        for &contender in nats.contenders() {
+            let column = |is_first: bool, of: &dyn Fn(&Met) -> Option<f64>| {
+                let met = found.meetings.get(&(nats, is_first, contender));
+                let times: Vec<f64> = met.into_iter().flatten().filter_map(of).collect();
+                match times.is_empty() {
+                    true => "–".to_owned(),
+                    false => shown(Estimate::of(times), 1),
+                }
+            };
+            writeln!(
+                out,
+                "| {} | {} | {} | {} | {} | {} |",
+                name(contender),
+                column(true, &|met| Some(met.at_relay_ms)),
+                column(true, &|met| Some(met.replied_ms)),
+                column(true, &|met| met.direct_ms),
+                column(false, &|met| Some(met.replied_ms)),
+                column(false, &|met| met.direct_ms),
+            )?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn tables(out: &mut String, works: &[Work], found: &Found) -> fmt::Result {
+    for (at, work) in works.iter().enumerate() {
+        for nats in Nats::ALL {
+            let title = what(work);
+            let path = path(nats);
+            match work {
+                Work::Unary { .. } => {
+                    writeln!(out, "## {path}: {title}\n")?;
+                    writeln!(
+                        out,
+                        "| | calls/s | of bare iroh | p50 µs | p99 µs | CPU µs each, client | server |"
+                    )?;
+                    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- |")?;
+                }
+                _ => {
+                    writeln!(out, "## {path}: {title}\n")?;
+                    writeln!(
+                        out,
+                        "| | MiB/s | of bare iroh | CPU s per GiB, client | server | relay |"
+                    )?;
+                    writeln!(out, "| --- | --- | --- | --- | --- | --- |")?;
+                }
+            }
+            for &contender in nats.contenders() {
+                row(out, found, nats, at, work, contender)?;
+            }
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}
+
+fn row(
+    out: &mut String,
+    found: &Found,
+    nats: Nats,
+    at: usize,
+    work: &Work,
+    contender: Contender,
+) -> fmt::Result {
+    let taken = turns(found, nats, at, contender);
+    let share = match contender {
+        Contender::Bare => "1".into(),
+        _ => {
+            let bare = turns(found, nats, at, Contender::Bare);
+            shown(compared(taken, bare, ratio), 2)
+        }
+    };
+    let cpu = |scale: f64, of: fn(&Turn) -> u64| {
+        let each = |turn: &Turn| of(turn) as f64 * scale / turn.measured.count as f64;
+        estimate(taken, each).median
+    };
+    let client: fn(&Turn) -> u64 = |turn| turn.client_cpu_ns;
+    let server: fn(&Turn) -> u64 = |turn| turn.server_cpu_ns;
+    let relay: fn(&Turn) -> u64 = |turn| turn.relay_cpu_ns;
+    let name = name(contender);
+    if let Work::Unary { .. } = work {
+        return writeln!(
+            out,
+            "| {name} | {} | {share} | {} | {} | {:.1} | {:.1} |",
+            shown(estimate(taken, rate), 0),
+            shown(estimate(taken, p50), 1),
+            shown(estimate(taken, p99), 1),
+            cpu(1e-3, client),
+            cpu(1e-3, server),
+        );
+    }
+    let per_gib = GIB * 1e-9;
+    writeln!(
+        out,
+        "| {name} | {} | {share} | {:.2} | {:.2} | {:.2} |",
+        shown(estimate(taken, |turn| rate(turn) / MIB), 1),
+        cpu(per_gib, client),
+        cpu(per_gib, server),
+        cpu(per_gib, relay),
+    )
+}
+
+/// The two relays under the same bare iroh.
+fn relay_costs(out: &mut String, works: &[Work], found: &Found) -> fmt::Result {
+    writeln!(out, "## A relay itself, under bare iroh\n")?;
+    writeln!(
+        out,
+        "| what | alknet's relay, CPU s per GiB | iroh's | ratio | rate at alknet's, of iroh's |"
+    )?;
+    writeln!(out, "| --- | --- | --- | --- | --- |")?;
+    let per_gib = |turn: &Turn| turn.relay_cpu_ns as f64 * 1e-9 * GIB / turn.measured.count as f64;
+    for (at, work) in works.iter().enumerate() {
+        if let Work::Unary { .. } = work {
+            continue;
+        }
+        let ours = turns(found, Nats::Symmetric, at, Contender::Bare);
+        let theirs = turns(found, Nats::Symmetric, at, Contender::BareRelay);
+        let cost = compared(ours, theirs, |ours, theirs| per_gib(ours) / per_gib(theirs));
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} |",
+            what(work),
+            shown(estimate(ours, per_gib), 2),
+            shown(estimate(theirs, per_gib), 2),
+            shown(cost, 2),
+            shown(compared(ours, theirs, ratio), 2),
+        )?;
+    }
+    writeln!(out)
+}
+
+fn costs(out: &mut String, found: &Found, relays: &[(bool, Usage)]) -> fmt::Result {
+    writeln!(out, "## CPU and memory of the whole run\n")?;
+    writeln!(out, "| | CPU s | peak MiB |")?;
+    writeln!(out, "| --- | --- | --- |")?;
+    for ((nats, contender), (client, server)) in &found.usage {
+        for (side, used) in [("client", client), ("server", server)] {
+            let (name, path) = (name(*contender), path(*nats));
+            writeln!(out, "| {name}, {path}, {side} | {} |", used_up(used))?;
+        }
+    }
+    for (is_ours, used) in relays {
+        let name = match is_ours {
+            true => "alknet's relay",
+            false => "iroh's relay server",
+        };
+        writeln!(out, "| {name} | {} |", used_up(used))?;
+    }
+    writeln!(out)
+}
+
+fn used_up(usage: &Usage) -> String {
+    let seconds = usage.cpu_ns as f64 / 1e9;
+    format!("{seconds:.1} | {:.1}", usage.peak_kib as f64 / 1024.0)
+}
