@@ -254,7 +254,13 @@ impl FromStr for RelayAddress {
         if url.scheme() == "http" && pin.is_some() {
             return Err(ParseRelayError::PinWithoutTls(shown()));
         }
-        Ok(Self::unpinned(url).with(pin, qad.unwrap_or_default()))
+        let address = Self::unpinned(url).with(pin, qad.unwrap_or_default());
+        // As it is written it may be longer: names in other scripts are
+        // spelt out.
+        match address.to_string().len() {
+            len if len > TEXT_BYTES_MAX => Err(ParseRelayError::TooLong(len)),
+            _ => Ok(address),
+        }
     }
 }
 
@@ -486,6 +492,14 @@ mod tests {
         assert_eq!(
             parse(&padded(TEXT_BYTES_MAX + 1)),
             Err(ParseRelayError::TooLong(TEXT_BYTES_MAX + 1))
+        );
+        // Written, it is three bytes longer than read.
+        let shorter = padded(TEXT_BYTES_MAX).replace("//", "");
+        let longer = shorter.replacen("a.", "aaa.", 1);
+        assert!(parse(&shorter).is_ok() && longer.len() <= TEXT_BYTES_MAX);
+        assert_eq!(
+            parse(&longer),
+            Err(ParseRelayError::TooLong(TEXT_BYTES_MAX + 2))
         );
     }
 }
