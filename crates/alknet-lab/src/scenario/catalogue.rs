@@ -139,9 +139,11 @@ fn relays() -> Vec<Scenario> {
         },
         Scenario {
             name: "relay-dies-relayed",
-            about: "One of two relays dies, the one that carries the link.",
+            about: "One of two relays dies, the one that carries the link: its connections end.",
             relays: 2,
             change: Change::RelayDies,
+            // A connection has paths through the relays that it began with.
+            expect: Expect::EndLost,
             ..RELAYED
         },
     ]

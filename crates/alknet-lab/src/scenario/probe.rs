@@ -24,6 +24,9 @@ const JOBS: &str = "256";
 /// 256 of a peer at once.
 const WAITING_MAX: usize = 64;
 
+/// The longest time between two answers of a link that works.
+const PAUSE_MAX: Duration = Duration::from_millis(700);
+
 /// The way that packets take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
@@ -241,6 +244,24 @@ pub(super) fn longest_gap(answers: &[Answer], from: Instant, to: Instant) -> Dur
     longest
 }
 
+/// Since when answers have come without a longer pause than [`PAUSE_MAX`] until
+/// `to`, looked at from `from` on; `to` if the last one is longer ago.
+pub(super) fn works_since(answers: &[Answer], from: Instant, to: Instant) -> Instant {
+    let mut since = from;
+    let mut last = from;
+    for answer in answers
+        .iter()
+        .filter(|answer| (from..=to).contains(&answer.came))
+    {
+        if answer.came.saturating_duration_since(last) > PAUSE_MAX {
+            since = answer.came;
+        }
+        last = answer.came;
+    }
+    let is_paused = to.saturating_duration_since(last) > PAUSE_MAX;
+    if is_paused { to } else { since }
+}
+
 /// The median of what calls took that were sent between `from` and `to`.
 pub(super) fn median_took(answers: &[Answer], from: Instant, to: Instant) -> Option<Duration> {
     let mut took: Vec<Duration> = answers
@@ -275,6 +296,24 @@ mod tests {
         assert_eq!(gap(600, 2000), 1300);
         assert_eq!(gap(150, 250), 50);
         assert_eq!(gap(800, 900), 100);
+        let since = |from, to| works_since(&answers, at(start, from), at(start, to)) - start;
+        assert_eq!(since(0, 800).as_millis(), 0, "no pause is too long");
+        assert_eq!(
+            since(0, 1500).as_millis(),
+            1500,
+            "the last answer is too old"
+        );
+        let late = [
+            answers[0],
+            Answer {
+                sent: at(start, 150),
+                came: at(start, 900),
+            },
+        ];
+        assert_eq!(
+            (works_since(&late, start, at(start, 1000)) - start).as_millis(),
+            900
+        );
         let took = median_took(&answers, start, at(start, 800)).unwrap();
         assert_eq!(took.as_millis(), 50);
         assert_eq!(median_took(&answers, at(start, 900), at(start, 901)), None);

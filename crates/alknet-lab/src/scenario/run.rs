@@ -4,7 +4,7 @@
 use super::{
     Before, Expect, IDLE, MARGIN, Options, Scenario, ScenarioError,
     change::Changed,
-    probe::{Look, Path, Probe, longest_gap, median_took},
+    probe::{Look, Path, Probe, longest_gap, median_took, works_since},
     program::until,
     stage::Stage,
     workload::{Outcome, Workload},
@@ -25,9 +25,12 @@ const STAYS: Duration = Duration::from_secs(4);
 const STAYS_FULL: Duration = Duration::from_secs(12);
 /// How long calls are measured before and after the change.
 const MEASURED: Duration = Duration::from_secs(2);
-/// How long until a call works again, counted from the end of the change: the
-/// longest pause between two attempts to reach a peer, and what it takes then.
-const BACK_MAX: Duration = Duration::from_secs(75);
+/// How long until calls work again, counted from the end of the change: the
+/// longest pause between two attempts to reach a peer, what it takes then, and
+/// as much once more.
+const BACK_MAX: Duration = Duration::from_secs(150);
+/// How long calls must have worked to be said to work.
+const SURE: Duration = Duration::from_secs(2);
 /// How long the workloads may take to come to their ends when all is well.
 const END_MAX: Duration = Duration::from_secs(60);
 const END_MAX_FULL: Duration = Duration::from_secs(1200);
@@ -65,8 +68,8 @@ pub struct Row {
     /// The longest time without an answer from the beginning of the change on;
     /// `None` where nothing was to answer.
     pub gap: Option<Duration>,
-    /// From the end of the change to the first answer after it.
-    pub back: Option<Duration>,
+    /// From the end of the change until calls worked again, and went on to.
+    pub back: Duration,
     /// The path when everything had settled again.
     pub path_after: Option<Path>,
     /// The median time of a small call in the end.
@@ -133,7 +136,7 @@ fn across(
     let changed = scenario.change.happen(stage, &workloads)?;
     let mut deviations = Vec::new();
     wait_for_verdicts(&workloads, changed);
-    let back = first_back(&probe, changed)?;
+    let back = back(&probe, changed)?;
     let path_after = settle(&probe, scenario.path_after, options)?;
     let settled_at = Instant::now();
     thread::sleep(MEASURED);
@@ -163,7 +166,7 @@ fn across(
         rtt_ms,
         call,
         gap: (!scenario.change.is_idle()).then_some(gap),
-        back: Some(back),
+        back,
         path_after: path_after.path,
         call_after,
         bulk_bytes: bytes,
@@ -247,12 +250,13 @@ fn wait_for_verdicts(workloads: &[Workload], changed: Changed) {
     }
 }
 
-/// How long after the change the first answer came.
-fn first_back(probe: &Probe, changed: Changed) -> Result<Duration, ScenarioError> {
-    until("a call works after the change", BACK_MAX, || {
-        let answers = probe.answers();
-        let first = answers.iter().find(|answer| answer.came >= changed.over);
-        Ok(first.map(|answer| answer.came - changed.over))
+/// How long after the change calls work again, and go on working.
+fn back(probe: &Probe, changed: Changed) -> Result<Duration, ScenarioError> {
+    until("calls work after the change", BACK_MAX, || {
+        let now = Instant::now();
+        let works = works_since(&probe.answers(), changed.began, now);
+        let is_sure = now.duration_since(works.max(changed.over)) >= SURE;
+        Ok(is_sure.then(|| works.saturating_duration_since(changed.over)))
     })
 }
 

@@ -101,7 +101,7 @@ fn changing(row: &Row) -> String {
         row.scenario.name.to_owned(),
         row.scenario.change.to_string(),
         row.gap.map_or("-".into(), time),
-        row.back.map_or("-".into(), time),
+        time(row.back),
         row.path_after.map_or("none", Path::as_str).to_owned(),
         row.call_after.map_or("-".into(), fine_time),
     ];

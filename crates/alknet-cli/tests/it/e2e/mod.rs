@@ -13,6 +13,7 @@ mod guides;
 mod harness;
 mod hostile;
 mod hub;
+mod lab_matrix;
 mod lab_silence;
 mod links;
 mod links_lab;
