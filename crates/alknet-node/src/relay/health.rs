@@ -137,13 +137,13 @@ impl Health {
         let (tls, resolver) = (Arc::new(tls), relays.resolver());
         let mut home = endpoint.home_relay_status();
         let started = Instant::now();
-        let mut looked = started;
+        let mut looked: Option<Instant> = None;
         loop {
             let status = home.get();
             let settled = started.elapsed() >= GRACE;
-            let due = settled && looked.elapsed() >= AGAIN || looked == started && settled;
+            let due = settled && looked.is_none_or(|looked| looked.elapsed() >= AGAIN);
             if due {
-                looked = Instant::now();
+                looked = Some(Instant::now());
             }
             let mut now = Vec::new();
             for relay in relays.chosen() {
