@@ -41,12 +41,12 @@ fn is_told(node: &Node, peer: &Node) {
     );
 }
 
-/// Stops a node, and gives its port to somebody else.
-fn moves(node: &mut Node) -> UdpSocket {
+/// Stops a node, and takes its port if nobody else was faster.
+fn moves(node: &mut Node) -> Option<UdpSocket> {
     let address: SocketAddr = node.address().parse().unwrap();
     node.stop();
     fs::remove_file(node.data().join("port")).unwrap();
-    UdpSocket::bind(address).unwrap()
+    UdpSocket::bind(address).ok()
 }
 
 /// Forgets what was given of a peer, but its relay: what was learnt is left.
@@ -77,7 +77,7 @@ fn two_that_moved_and_were_never_up_together_find_each_other_over_one_anchor() {
     // The anchor told it of the one that has gone.
     is_told(&two, &one);
     two.stop();
-    assert_ne!(before, (one.address().into(), two.address().into()));
+    assert!(one.address() != before.0 && two.address() != before.1);
 
     one.restart();
     is_told(&one, &two);
