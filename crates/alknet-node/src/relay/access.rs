@@ -4,7 +4,7 @@
 use super::relay_token;
 use alknet_core::{
     AuditOutcome, AuditRow, AuditSink, Credential, IdentityProvider,
-    storage::{IdentityIndex, Timestamp, hex32},
+    storage::{IdentityIndex, hex32},
 };
 use iroh::EndpointId;
 use iroh_metrics::{Counter, MetricsGroup};
@@ -21,6 +21,10 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const NEWCOMERS_PER_INVITE_MAX: usize = 4;
 /// How long the connection of a newcomer that has joined is left alone.
 const JOINING: Duration = Duration::from_secs(3);
+/// How long that connection may stay beside the one that takes its place. iroh
+/// closes one that is idle after a minute; one that is ended while it has
+/// something to send would hold up what its node sends through other relays.
+const LEAVING: Duration = Duration::from_secs(90);
 /// Connections a minute with the token of one invite.
 pub(crate) const NEWCOMERS_PER_MINUTE_MAX: usize = 30;
 /// Rows a minute that refused clients leave in the audit log.
@@ -120,6 +124,8 @@ impl std::fmt::Debug for GateAudit {
 struct State {
     /// One connection a key: the newest.
     connected: HashMap<[u8; 32], Connected>,
+    /// Connections of former newcomers, until when they may stay.
+    leaving: Vec<([u8; 32], ConnectionId, Instant)>,
     /// Times of newcomers' connections, by invite.
     newcomers: HashMap<String, Vec<Instant>>,
     /// What was last said about a key.
@@ -194,12 +200,11 @@ impl Gate {
         .map(|invite| invite.id)
     }
 
-    fn is_open(&self, invite: &str) -> Option<Timestamp> {
+    fn is_open(&self, invite: &str) -> bool {
         let now = self.identities.0.now();
         let invites = self.identities.0.snapshot().invites;
-        let found = invites.into_iter().find(|other| other.id == invite)?;
-        let is_open = !found.revoked && found.used_by.is_none() && now < found.expires_at;
-        is_open.then_some(found.expires_at)
+        let mut found = invites.into_iter().filter(|other| other.id == invite);
+        found.any(|found| !found.revoked && found.used_by.is_none() && now < found.expires_at)
     }
 
     /// Judges a client, and counts it in if it may enter.
@@ -251,6 +256,15 @@ impl Gate {
             self.newcomer.notify_one();
         }
         state.connected.insert(key, entered);
+        if let Some(before) = &before
+            && matches!(before.right, Right::Newcomer { .. })
+            && token.is_none()
+        {
+            let until = Instant::now() + LEAVING;
+            state.leaving.push((key, before.connection, until));
+            self.newcomer.notify_one();
+            return Ok(());
+        }
         drop(state);
         if let Some(before) = before {
             // A key has one connection, so that its rate is one.
@@ -266,30 +280,47 @@ impl Gate {
         }
     }
 
-    /// Ends every connection whose right has ended; says when to look again.
-    fn end_unless_allowed(&self) -> Option<Timestamp> {
+    /// Ends every connection whose right has ended; whether one of them ends
+    /// with time.
+    fn end_unless_allowed(&self) -> bool {
         let connected: Vec<([u8; 32], Connected)> = self
             .state()
             .connected
             .iter()
             .map(|(key, connected)| (*key, connected.clone()))
             .collect();
-        let mut next: Option<Timestamp> = None;
+        let mut ends = self.end_leaving();
         for (key, connected) in connected {
             if self.is_known(&key) {
                 self.state().note_known(&key);
                 continue;
             }
-            let open = match &connected.right {
-                Right::Known => None,
+            let is_guest = match &connected.right {
+                Right::Known => false,
                 Right::Newcomer { invite } => self.is_open(invite),
             };
-            match open {
-                Some(until) => next = Some(next.map_or(until, |next| next.min(until))),
-                None => self.cut(&key, connected.connection),
+            match is_guest {
+                true => ends = true,
+                false => self.cut(&key, connected.connection),
             }
         }
-        next
+        ends
+    }
+
+    /// Ends what former newcomers came by, once its time is over or they are
+    /// no peers any more; whether some is left.
+    fn end_leaving(&self) -> bool {
+        let now = Instant::now();
+        let leaving = std::mem::take(&mut self.state().leaving);
+        let (stay, go): (Vec<_>, Vec<_>) = leaving
+            .into_iter()
+            .partition(|(key, _, until)| now < *until && self.is_known(key));
+        for (key, connection, _) in go {
+            self.cut(&key, connection);
+        }
+        let mut state = self.state();
+        state.leaving.extend(stay);
+        !state.leaving.is_empty()
     }
 
     /// Ends connections when rights end, until `stop`.
@@ -297,9 +328,11 @@ impl Gate {
         let mut changes = self.identities.0.changes();
         loop {
             changes.mark_unchanged();
-            let next = self.end_unless_allowed();
-            // Clocks are set: an open invite is looked at every second.
-            let wait = next.map_or(Duration::from_secs(3600), |_| Duration::from_secs(1));
+            // Clocks are set: what ends with time is looked at every second.
+            let wait = match self.end_unless_allowed() {
+                true => Duration::from_secs(1),
+                false => Duration::from_secs(3600),
+            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
@@ -425,6 +458,9 @@ impl AccessControl for Gate {
     fn on_disconnect(&self, endpoint_id: EndpointId, connection_id: ConnectionId) {
         let mut state = self.state();
         let key = endpoint_id.as_bytes();
+        state
+            .leaving
+            .retain(|(_, leaving, _)| *leaving != connection_id);
         if state
             .connected
             .get(key)

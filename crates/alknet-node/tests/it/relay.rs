@@ -224,6 +224,32 @@ async fn the_token_of_an_open_invite_admits_until_it_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_that_has_joined_comes_back_as_a_peer_and_loses_nothing() {
+    let relay = relay_with(|_| {}).await;
+    let key = SecretKey::generate();
+    let ticket = relay.ticket(json!({})).await;
+    let token = relay_token(&Ticket::parse(&ticket).unwrap().secret_hash());
+    let mut guest = connect(&relay, &key, Some(&token)).await.unwrap();
+    know(&relay, "laptop", &key).await;
+    // The answer to the join may be on its way.
+    let early = connect(&relay, &key, None).await.unwrap_err();
+    assert!(early.contains("connected already"), "{early}");
+    let peer = eventually("it comes back", async || {
+        connect(&relay, &key, None).await.ok()
+    })
+    .await;
+    // What it came by is told, and not ended.
+    let told = promptly(guest.next()).await.unwrap().unwrap();
+    assert!(matches!(told, RelayToClientMsg::Status(_)), "{told:?}");
+    assert_eq!(own(&relay).clients, 1);
+    relay
+        .told("peers/remove", json!({ "peer": "laptop" }))
+        .await;
+    ended(guest).await;
+    ended(peer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_invite_that_expires_ends_what_came_in_by_it() {
     let clock = TestClock::default();
     let shared = clock.shared();
