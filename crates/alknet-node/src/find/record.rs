@@ -2,7 +2,7 @@
 //! key, sealed for its network.
 
 use super::network::{Network, NetworkId, SEALING_BYTES};
-use crate::ticket::{ADDRESSES_MAX, RELAYS_MAX};
+use crate::ticket::{ADDRESSES_MAX, CLOCK_SKEW_MAX, RELAYS_MAX};
 use alknet_core::storage::{PeerAddresses, Timestamp};
 use iroh::{EndpointId, SecretKey, Signature};
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,8 @@ use std::{net::SocketAddr, time::Duration};
 pub(crate) const RECORD_BYTES_MAX: usize = 4096;
 /// How long a record counts, unless a newer one comes.
 pub(crate) const RECORD_LIFETIME: Duration = Duration::from_secs(14 * 24 * 3600);
-/// How far in the future a record may be dated: a clock that is a day ahead,
-/// and an hour.
-pub(crate) const RECORD_AHEAD_MAX: Duration = Duration::from_secs(25 * 3600);
+/// How far in the future a record may be dated: as far as clocks may differ.
+pub(crate) const RECORD_AHEAD_MAX: Duration = CLOCK_SKEW_MAX;
 /// Bytes of a signature (RFC 8032, 5.1.6).
 const SIGNATURE_BYTES: usize = 64;
 /// Before what is signed, so that a signature means nothing anywhere else.
