@@ -42,6 +42,14 @@ pub struct QuicLimits {
     pub idle: Duration,
     /// How often a silent connection is kept alive.
     pub keep_alive: Duration,
+    /// Silence after which a direct path counts as broken, and what is sent
+    /// takes another one, such as a relay's: how long a connection stands
+    /// still when a router forgets a mapping, or lets no UDP through any more.
+    /// At most 15 seconds; paths through relays have 30 of their own.
+    pub path_idle: Duration,
+    /// How often a silent path is kept alive, so that several must be lost
+    /// before it counts as broken. At most 5 seconds.
+    pub path_keep_alive: Duration,
 }
 
 impl Default for QuicLimits {
@@ -54,6 +62,8 @@ impl Default for QuicLimits {
             send_window_bytes: 10_000_000,
             idle: Duration::from_secs(15),
             keep_alive: Duration::from_secs(5),
+            path_idle: Duration::from_secs(6),
+            path_keep_alive: Duration::from_secs(2),
         }
     }
 }
@@ -75,6 +85,8 @@ impl QuicLimits {
             .send_window(self.send_window_bytes)
             .max_idle_timeout(idle)
             .keep_alive_interval(self.keep_alive)
+            .default_path_max_idle_timeout(self.path_idle.min(self.idle))
+            .default_path_keep_alive_interval(self.path_keep_alive.min(self.idle / 3))
             // Unreliable datagrams are not used: none may pile up.
             .datagram_receive_buffer_size(None)
             .build()
