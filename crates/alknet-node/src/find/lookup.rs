@@ -1,5 +1,5 @@
-//! What is known of peers, as an address lookup of the endpoint: connections
-//! by key alone find them, and a connection without a path looks again.
+//! What is known of peers, as an address lookup of the endpoint, asked by each
+//! dial of a peer to whom no path is open: connections by key alone find them.
 
 use super::Finder;
 use crate::dialer::endpoint_addr;
