@@ -2,8 +2,8 @@
 //! NAT.
 
 use super::{Part, run::Nats};
-use alknet_lab::{Host, Lab, LabError, Nat, Site};
-use anyhow::{Context, Result};
+use alknet_lab::{Host, Lab, LabError, Nat, Site, measure};
+use anyhow::{Context, Result, ensure};
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
@@ -11,6 +11,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,8 +28,14 @@ pub(crate) struct Ground {
     relay: Host,
     bare_relay: Host,
     sites: BTreeMap<Nats, (Site, Site)>,
+    /// What a packet takes from a far site to the relay and back.
+    pub(crate) far: Duration,
     _lab: Lab,
 }
+
+/// How long a packet takes over the line of a far site, each way: between two
+/// of them, 50 ms there and back.
+const FAR: Duration = Duration::from_micros(12_500);
 
 impl Ground {
     /// Builds it; `folder` is removed with it if the run is interrupted.
@@ -42,16 +49,26 @@ impl Ground {
         let mut sites = BTreeMap::new();
         for nats in Nats::ALL {
             let nat = match nats {
-                Nats::Cones => Nat::Cone,
+                Nats::Cones | Nats::Far => Nat::Cone,
                 Nats::Symmetric => Nat::Symmetric,
             };
             let site = |side: &str| lab.site(&format!("{}-{side}", nats.word()), nat);
-            sites.insert(nats, (site("server")?, site("client")?));
+            let (server, client) = (site("server")?, site("client")?);
+            if nats == Nats::Far {
+                server.delay(FAR)?;
+                client.delay(FAR)?;
+            }
+            sites.insert(nats, (server, client));
         }
+        let relay = lab.host("relay")?;
+        let (_, client) = sites.get(&Nats::Far).context("built above")?;
+        let far = measure::round_trip(client, &relay)?;
+        ensure!(far >= 2 * FAR, "the delay is not there: {far:?}");
         Ok(Ok(Self {
-            relay: lab.host("relay")?,
+            relay,
             bare_relay: lab.host("bare-relay")?,
             sites,
+            far,
             _lab: lab,
         }))
     }

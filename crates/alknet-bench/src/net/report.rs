@@ -1,6 +1,7 @@
 //! The report, in Markdown.
 
 use super::{
+    ground::Ground,
     run::{Contender, Found, Nats, Plan, Turn},
     task::Met,
 };
@@ -24,13 +25,14 @@ pub(crate) fn write(
     works: &[Work],
     found: &Found,
     relays: &[(bool, Usage)],
+    ground: &Ground,
     load: &(String, String),
 ) -> String {
     let mut out = String::new();
     // Writing to a text does not fail.
     let _ = header(&mut out, plan, load)
         .and_then(|()| goals(&mut out, works, found))
-        .and_then(|()| meetings(&mut out, found))
+        .and_then(|()| meetings(&mut out, found, ground))
         .and_then(|()| tables(&mut out, works, found))
         .and_then(|()| relay_costs(&mut out, works, found))
         .and_then(|()| costs(&mut out, found, relays))
@@ -78,9 +80,9 @@ fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result
     )?;
     writeln!(
         out,
-        "- {} rounds; in each, between cones and then between symmetric NATs, {} first\n  \
-         meetings and {} with a known peer of each contender, and for each line {} turns\n  \
-         of {} ms of calls and {} of {:.0} MiB, the contenders one after the other (A B A B …).",
+        "- {} rounds; in each, between each kind of NATs, {} first meetings and {} with a\n  \
+         known peer of each contender, and for each line {} turns of {} ms of calls and {}\n  \
+         of {:.0} MiB, the contenders one after the other (A B A B …).",
         plan.rounds,
         plan.meetings,
         plan.meetings,
@@ -148,6 +150,7 @@ fn path(nats: Nats) -> &'static str {
     match nats {
         Nats::Cones => "direct",
         Nats::Symmetric => "relayed",
+        Nats::Far => "far apart",
     }
 }
 
@@ -179,7 +182,7 @@ fn goals(out: &mut String, works: &[Work], found: &Found) -> fmt::Result {
     writeln!(out, "## Goals\n\nAgainst bare iroh at the same relay.\n")?;
     writeln!(out, "| what | goal | measured | |")?;
     writeln!(out, "| --- | --- | --- | --- |")?;
-    for nats in Nats::ALL {
+    for nats in Nats::ALL.into_iter().filter(|nats| nats.has_work()) {
         for (at, work) in works.iter().enumerate() {
             for goal in goals_of(found, nats, at, work) {
                 let verdict = if goal.is_met { "met" } else { "**missed**" };
@@ -220,11 +223,15 @@ fn goals_of(found: &Found, nats: Nats, at: usize, work: &Work) -> Vec<Goal> {
     goals
 }
 
-fn meetings(out: &mut String, found: &Found) -> fmt::Result {
+fn meetings(out: &mut String, found: &Found, ground: &Ground) -> fmt::Result {
+    let far = ground.far.as_secs_f64() * 1e3;
     for nats in Nats::ALL {
         let between = match nats {
-            Nats::Cones => "between cones: by the relay, then direct",
-            Nats::Symmetric => "between symmetric NATs: by the relay",
+            Nats::Cones => "between cones: by the relay, then direct".into(),
+            Nats::Symmetric => "between symmetric NATs: by the relay".into(),
+            Nats::Far => format!(
+                "between cones far apart: {far:.0} ms to the relay and back, twice that to each other"
+            ),
         };
         writeln!(out, "## Meeting, {between}\n")?;
         writeln!(
@@ -233,33 +240,68 @@ fn meetings(out: &mut String, found: &Found) -> fmt::Result {
         )?;
         writeln!(out, "| --- | --- | --- | --- | --- | --- |")?;
         for &contender in nats.contenders() {
-            let column = |is_first: bool, of: &dyn Fn(&Met) -> Option<f64>| {
-                let met = found.meetings.get(&(nats, is_first, contender));
-                let times: Vec<f64> = met.into_iter().flatten().filter_map(of).collect();
-                match times.is_empty() {
-                    true => "–".to_owned(),
-                    false => shown(Estimate::of(times), 1),
-                }
-            };
-            writeln!(
-                out,
-                "| {} | {} | {} | {} | {} | {} |",
-                name(contender),
-                column(true, &|met| Some(met.at_relay_ms)),
-                column(true, &|met| Some(met.replied_ms)),
-                column(true, &|met| met.direct_ms),
-                column(false, &|met| Some(met.replied_ms)),
-                column(false, &|met| met.direct_ms),
-            )?;
+            let columns = STEPS.map(|step| {
+                let found = step_of(found, nats, contender, step);
+                found.map_or("–".to_owned(), |found| shown(found, 1))
+            });
+            writeln!(out, "| {} | {} |", name(contender), columns.join(" | "))?;
         }
         writeln!(out)?;
     }
-    Ok(())
+    distance(out, found, 2.0 * far)
+}
+
+/// What of a meeting is told: of the first or of one after, and which time.
+type Step = (bool, fn(&Met) -> Option<f64>);
+
+const STEPS: [Step; 5] = [
+    (true, |met| Some(met.at_relay_ms)),
+    (true, |met| Some(met.replied_ms)),
+    (true, |met| met.direct_ms),
+    (false, |met| Some(met.replied_ms)),
+    (false, |met| met.direct_ms),
+];
+
+fn step_of(
+    found: &Found,
+    nats: Nats,
+    contender: Contender,
+    (is_first, time): Step,
+) -> Option<Estimate> {
+    let met = found.meetings.get(&(nats, is_first, contender))?;
+    let times: Vec<f64> = met.iter().filter_map(time).collect();
+    (!times.is_empty()).then(|| Estimate::of(times))
+}
+
+/// How much longer meetings take far apart than near by, as so many times the
+/// way to each other and back.
+fn distance(out: &mut String, found: &Found, round_trip_ms: f64) -> fmt::Result {
+    writeln!(
+        out,
+        "What the distance adds, in round trips of {round_trip_ms:.0} ms (difference of the medians):\n"
+    )?;
+    writeln!(
+        out,
+        "| | first reply | direct | known peer: first reply | direct |"
+    )?;
+    writeln!(out, "| --- | --- | --- | --- | --- |")?;
+    let [_, steps @ ..] = STEPS;
+    for &contender in Nats::Far.contenders() {
+        let columns = steps.map(|step| {
+            let far = step_of(found, Nats::Far, contender, step);
+            let near = step_of(found, Nats::Cones, contender, step);
+            far.zip(near).map_or("–".to_owned(), |(far, near)| {
+                format!("{:.1}", (far.median - near.median) / round_trip_ms)
+            })
+        });
+        writeln!(out, "| {} | {} |", name(contender), columns.join(" | "))?;
+    }
+    writeln!(out)
 }
 
 fn tables(out: &mut String, works: &[Work], found: &Found) -> fmt::Result {
     for (at, work) in works.iter().enumerate() {
-        for nats in Nats::ALL {
+        for nats in Nats::ALL.into_iter().filter(|nats| nats.has_work()) {
             let title = what(work);
             let path = path(nats);
             match work {

@@ -52,28 +52,38 @@ pub(crate) enum Nats {
     Cones,
     /// NATs that give every destination another: the relay stays.
     Symmetric,
+    /// The first kind, far apart: what counts is how often a packet has to go
+    /// there and back.
+    Far,
 }
 
 impl Nats {
-    pub(crate) const ALL: [Self; 2] = [Nats::Cones, Nats::Symmetric];
+    pub(crate) const ALL: [Self; 3] = [Nats::Cones, Nats::Symmetric, Nats::Far];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
             Nats::Cones => "cones",
             Nats::Symmetric => "symmetric",
+            Nats::Far => "far",
         }
     }
 
     /// Who takes part: iroh's relay matters where it is used.
     pub(crate) fn contenders(self) -> &'static [Contender] {
         match self {
-            Nats::Cones => &[Contender::Bare, Contender::Alknet],
+            Nats::Cones | Nats::Far => &[Contender::Bare, Contender::Alknet],
             Nats::Symmetric => &[Contender::Bare, Contender::Alknet, Contender::BareRelay],
         }
     }
 
     fn is_direct(self) -> bool {
-        self == Nats::Cones
+        self != Nats::Symmetric
+    }
+
+    /// Whether more than meetings is measured there: over a distance, calls and
+    /// bulk would measure the distance.
+    pub(crate) fn has_work(self) -> bool {
+        self != Nats::Far
     }
 }
 
@@ -197,7 +207,10 @@ fn run(plan: &Plan) -> Result<Outcome> {
     for _ in 0..plan.rounds {
         for nats in Nats::ALL {
             stage.meet_in_turns(nats, plan, &mut found)?;
-            stage.work_in_turns(nats, &works, &mut found)?;
+            if nats.has_work() {
+                stage.work_in_turns(nats, &works, &mut found)?;
+            }
+            stage.part(nats)?;
         }
     }
     for (&(nats, contender), pair) in &mut stage.pairs {
@@ -210,7 +223,7 @@ fn run(plan: &Plan) -> Result<Outcome> {
         .collect();
     let load = (load_before, machine::load());
     let works: Vec<Work> = works.into_iter().map(|(work, _)| work).collect();
-    let text = report::write(plan, &works, &found, &relays?, &load);
+    let text = report::write(plan, &works, &found, &relays?, &ground, &load);
     Ok(Outcome::Measured(text))
 }
 
@@ -355,6 +368,11 @@ impl Stage {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Ends the meetings that stayed.
+    fn part(&mut self, nats: Nats) -> Result<()> {
         for &contender in nats.contenders() {
             let (pair, relay) = self.of(nats, contender)?;
             pair.part(relay)?;
