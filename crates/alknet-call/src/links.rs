@@ -2,14 +2,21 @@
 //! again with growing delays, and carries calls in both directions, whoever
 //! opened its connections.
 
+mod dial;
+mod link;
 mod report;
 mod tally;
 
+pub use self::dial::{DialError, Dialer};
 pub use self::report::{
     LinkEvent, LinkReport, LinkState, PATH_CHANGES_KEPT, Packets, PathChange, PathEnd, Traffic,
 };
-pub(crate) use self::tally::traffic_of;
 use self::tally::{SAMPLE_EVERY, Tally};
+use self::{
+    dial::{not_begun, refusal},
+    link::{Attached, LinkInner, lock},
+};
+pub(crate) use self::{link::Link, tally::traffic_of};
 use crate::{
     import::{WeakForwarder, import_catalogues},
     limits::connection_code,
@@ -17,17 +24,15 @@ use crate::{
     session::{Session, SessionConfig, SessionError},
 };
 use alknet_core::{
-    CallError, Caller, Dispatcher, ErrorCode, Forwarder, PeerId, clean_foreign_text,
-    storage::{ImportStore, Timestamp},
-    transport::{Connection, ConnectionClosed},
+    CallError, Caller, Dispatcher, ErrorCode, Forwarder, PeerId, storage::ImportStore,
+    transport::Connection,
 };
-use async_trait::async_trait;
 use futures::StreamExt;
 use iroh::endpoint::PathEvent;
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 use tokio::{
@@ -56,93 +61,8 @@ pub const FEATURE_OPERATIONS: &str = "operations";
 /// In its Hello: this connection carries channels, so that bulk never delays
 /// calls.
 pub const FEATURE_CHANNELS: &str = "channels";
-/// Characters of a foreign reason that are shown.
-const REASON_CHARS_MAX: usize = 200;
 /// Events that a slow watcher may be behind before it misses some.
 const EVENTS_KEPT: usize = 256;
-
-/// Reaches a peer over the network.
-#[async_trait]
-pub trait Dialer: Send + Sync + 'static {
-    /// Opens a connection for the call protocol, and says who the other side
-    /// is when it calls back over it.
-    async fn dial(&self, peer: &PeerId) -> Result<(QuicConnection, Caller), DialError>;
-
-    /// Wall time, for display.
-    fn now(&self) -> Timestamp;
-}
-
-/// Why a peer was not reached.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DialError {
-    /// Nothing is known of where it is.
-    #[error("no address of peer `{0}` is known")]
-    NoAddress(PeerId),
-    /// It is no peer, or has no node key.
-    #[error("peer `{0}` has no node key")]
-    NoKey(PeerId),
-    /// Its access is switched off or has ended.
-    #[error("peer `{0}` is disabled, or its access has ended")]
-    NotAllowed(PeerId),
-    /// It is there, and does not speak this protocol.
-    #[error("peer `{peer}` does not serve the protocol `{alpn}`")]
-    NotServed {
-        /// Whom.
-        peer: PeerId,
-        /// The ALPN that was asked for.
-        alpn: String,
-    },
-    /// It is there, and does not let this node in.
-    #[error("peer `{peer}` does not let this node in: {reason} (NOT_ADMITTED)")]
-    NotAdmitted {
-        /// Whom.
-        peer: PeerId,
-        /// What it said.
-        reason: String,
-    },
-    /// The network did not get there.
-    #[error("peer `{peer}` was not reached: {reason}")]
-    Unreached {
-        /// Whom.
-        peer: PeerId,
-        /// What the network said.
-        reason: String,
-    },
-}
-
-struct Attached {
-    session: Arc<Session>,
-    quic: QuicConnection,
-    carries_channels: bool,
-    tally: Arc<Tally>,
-}
-
-struct LinkInner {
-    sessions: Vec<Attached>,
-    state: LinkState,
-    since: Timestamp,
-    last_error: Option<String>,
-    /// The path that calls took last.
-    path: Option<PathEnd>,
-    path_changes: u64,
-    changes: VecDeque<PathChange>,
-    /// Of connections that have ended.
-    past: Traffic,
-}
-
-/// One peer's link.
-pub(crate) struct Link {
-    pub(crate) peer: PeerId,
-    inner: Mutex<LinkInner>,
-    /// Counts changes of the set of sessions.
-    pub(crate) sessions_changed: watch::Sender<u64>,
-    wake: Notify,
-    supervised: Mutex<bool>,
-    pub(crate) gone: CancellationToken,
-    /// Held while a connection for channels is dialled; when that last failed.
-    channels_failed: tokio::sync::Mutex<Option<Instant>>,
-}
 
 struct Shared {
     door: Dispatcher,
@@ -170,10 +90,6 @@ impl WeakLinks {
     pub(crate) fn upgrade(&self) -> Option<Links> {
         self.0.upgrade().map(Links)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Links {
@@ -665,87 +581,6 @@ impl fmt::Debug for Links {
     }
 }
 
-impl LinkInner {
-    /// The newest live connection, for calls or for channels.
-    fn live(&self, carries_channels: bool) -> Option<&Attached> {
-        let mut newest_first = self.sessions.iter().rev();
-        newest_first.find(|attached| {
-            attached.carries_channels == carries_channels && !attached.session.is_closed()
-        })
-    }
-}
-
-impl Link {
-    /// The newest live session for calls.
-    pub(crate) fn session(&self) -> Option<Arc<Session>> {
-        let inner = lock(&self.inner);
-        inner.live(false).map(|attached| attached.session.clone())
-    }
-
-    fn channel_session(&self) -> Option<Arc<Session>> {
-        let inner = lock(&self.inner);
-        inner.live(true).map(|attached| attached.session.clone())
-    }
-
-    async fn wait_until_alone(&self) {
-        let mut changes = self.sessions_changed.subscribe();
-        while self.session().is_some() && changes.changed().await.is_ok() {}
-    }
-
-    /// Notes which path calls take; whether it is another than before.
-    fn note_path(&self, now: Timestamp) -> bool {
-        let mut inner = lock(&self.inner);
-        let Some(to) = inner.live(false).and_then(|live| live.quic.selected()) else {
-            return false;
-        };
-        if inner.path.as_ref() == Some(&to) {
-            return false;
-        }
-        let before = inner.path.replace(to.clone());
-        if let Some(from) = before {
-            inner.path_changes += 1;
-            inner.changes.push_back(PathChange { at: now, from, to });
-            if inner.changes.len() > PATH_CHANGES_KEPT {
-                inner.changes.pop_front();
-            }
-        }
-        true
-    }
-
-    fn report(&self) -> LinkReport {
-        let inner = lock(&self.inner);
-        let live = inner.live(false);
-        let (mut traffic, mut recent) = (inner.past, Packets::default());
-        let mut paths = Vec::new();
-        for attached in &inner.sessions {
-            let total = attached.tally.total(&attached.quic);
-            recent += attached.tally.recent(total.packets);
-            traffic += total;
-            let carries_channels = attached.carries_channels;
-            paths.extend(attached.quic.paths().into_iter().map(|mut path| {
-                path.carries_channels = carries_channels;
-                path
-            }));
-        }
-        LinkReport {
-            state: if live.is_some() {
-                LinkState::Connected
-            } else {
-                inner.state
-            },
-            since: inner.since,
-            path: live.and_then(|attached| attached.quic.path()),
-            last_error: inner.last_error.clone(),
-            paths,
-            connections: inner.sessions.len(),
-            traffic,
-            recent,
-            path_changes: inner.path_changes,
-            changes: inner.changes.iter().cloned().collect(),
-        }
-    }
-}
-
 /// Waits until the network has changed and an attempt that began then has had
 /// its chance.
 async fn outdated(mut network: watch::Receiver<u64>, began: Instant) {
@@ -754,30 +589,6 @@ async fn outdated(mut network: watch::Receiver<u64>, began: Instant) {
         std::future::pending::<()>().await;
     }
     tokio::time::sleep_until(began + ATTEMPT_MIN).await;
-}
-
-/// Why the other side ended a connection, if it does not want this node.
-fn refusal(closed: &ConnectionClosed) -> Option<String> {
-    let name = match closed.code? {
-        connection_code::NOT_ADMITTED => "NOT_ADMITTED",
-        connection_code::UNAUTHENTICATED => "UNAUTHENTICATED",
-        connection_code::LIMIT => "LIMIT",
-        _ => return None,
-    };
-    let reason = clean_foreign_text(&closed.reason, REASON_CHARS_MAX);
-    Some(format!("it does not let this node in: {reason} ({name})"))
-}
-
-/// Why two sides that met do not speak.
-fn not_begun(error: &SessionError) -> String {
-    match error {
-        SessionError::Closed(closed) => refusal(closed).unwrap_or_else(|| {
-            let reason = clean_foreign_text(&closed.reason, REASON_CHARS_MAX);
-            format!("{error}: {reason}")
-        }),
-        SessionError::Unauthenticated => "the credential is not known (UNAUTHENTICATED)".to_owned(),
-        other => other.to_string(),
-    }
 }
 
 fn not_connected(peer: &PeerId) -> CallError {
