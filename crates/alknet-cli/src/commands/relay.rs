@@ -189,10 +189,12 @@ mod tests {
 
     #[test]
     fn what_is_not_said_stays_as_configured() {
-        let mut config = RelayServerConfig::default();
-        config.rate = 7;
-        config.cert = Some("c.pem".into());
-        config.key = Some("k.pem".into());
+        let mut config = RelayServerConfig {
+            rate: 7,
+            cert: Some("c.pem".into()),
+            key: Some("k.pem".into()),
+            ..RelayServerConfig::default()
+        };
         let configured = config.clone();
         server(&[]).apply(&mut config);
         assert_eq!(
