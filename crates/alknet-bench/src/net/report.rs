@@ -31,6 +31,7 @@ pub(crate) fn write(
     let mut out = String::new();
     // Writing to a text does not fail.
     let _ = header(&mut out, plan, load)
+        .and_then(|()| mishaps(&mut out, found))
         .and_then(|()| goals(&mut out, works, found))
         .and_then(|()| meetings(&mut out, found, ground))
         .and_then(|()| tables(&mut out, works, found))
@@ -94,8 +95,23 @@ fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result
     writeln!(
         out,
         "- Every figure is a median, in brackets the 95 % interval of the median. A\n  \
-         ratio and a difference are taken turn by turn, and their median is given.\n"
+         ratio and a difference are taken turn by turn, and their median is given."
     )
+}
+
+/// What went wrong and was done again.
+fn mishaps(out: &mut String, found: &Found) -> fmt::Result {
+    writeln!(
+        out,
+        "- Meetings that failed and were repeated: {}. Turns that took another path\n  \
+         than they should and were repeated: {}.",
+        found.failures.len(),
+        found.strays
+    )?;
+    for (nats, contender, cause) in &found.failures {
+        writeln!(out, "  - {}, {}: {cause}", name(*contender), path(*nats))?;
+    }
+    writeln!(out)
 }
 
 fn shown(estimate: Estimate, digits: usize) -> String {

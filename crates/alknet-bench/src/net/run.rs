@@ -169,6 +169,10 @@ pub(crate) struct Turn {
 /// What was found.
 #[derive(Default)]
 pub(crate) struct Found {
+    /// Meetings that failed, and why; they were repeated.
+    pub(crate) failures: Vec<(Nats, Contender, String)>,
+    /// Turns that took another path than they should; they were repeated.
+    pub(crate) strays: usize,
     /// First meetings, and those after.
     pub(crate) meetings: BTreeMap<(Nats, bool, Contender), Vec<Met>>,
     /// Turns of each piece of work, in the order of the plan.
@@ -230,6 +234,8 @@ fn run(plan: &Plan) -> Result<Outcome> {
 /// Milliseconds after a meeting in which what is learned of the other side may
 /// be written down.
 const SETTLE: Duration = Duration::from_millis(1000);
+/// How often a meeting that fails, or a turn on another path, is tried at most.
+const TRIES: usize = 3;
 /// Bytes that bring a connection for bulk to its path and its speed.
 const WARM_BYTES: u64 = 1 << 22;
 /// How often they are sent at most, and after which waits.
@@ -332,20 +338,30 @@ impl Stage {
     fn meet_in_turns(&mut self, nats: Nats, plan: &Plan, found: &mut Found) -> Result<()> {
         for _ in 0..plan.meetings {
             for &contender in nats.contenders() {
-                let (pair, relay) = self.of(nats, contender)?;
-                pair.part(relay)?;
-                let first = pair.first(relay, nats.is_direct())?;
-                std::thread::sleep(SETTLE);
-                let again = pair.again(nats.is_direct())?;
-                let mut keep = |is_first: bool, met: Met| {
+                let (first, again) = self.meet(nats, contender, found)?;
+                for (is_first, met) in [(true, first), (false, again)] {
                     let kept = found.meetings.entry((nats, is_first, contender));
                     kept.or_default().push(met);
-                };
-                keep(true, first);
-                keep(false, again);
+                }
             }
         }
         Ok(())
+    }
+
+    /// One meeting and the one after; those that fail are told, and repeated.
+    fn meet(&mut self, nats: Nats, contender: Contender, found: &mut Found) -> Result<(Met, Met)> {
+        let (pair, relay) = self.of(nats, contender)?;
+        let mut tries = 1..TRIES;
+        loop {
+            match pair.twice(relay, nats.is_direct()) {
+                Err(error) if tries.next().is_some() && !ground::is_ending() => {
+                    // The rest of it holds tickets.
+                    let cause = error.root_cause().to_string();
+                    found.failures.push((nats, contender, cause));
+                }
+                ended => return ended,
+            }
+        }
     }
 
     fn work_in_turns(
@@ -362,7 +378,8 @@ impl Stage {
             for _ in 0..*turns {
                 for &contender in nats.contenders() {
                     let (pair, relay) = self.of(nats, contender)?;
-                    let turn = pair.turn(relay, work, nats.is_direct())?;
+                    let (turn, strays) = pair.turn(relay, work, nats.is_direct())?;
+                    found.strays += strays;
                     let kept = found.turns.entry((nats, at, contender));
                     kept.or_default().push(turn);
                 }
@@ -382,6 +399,14 @@ impl Stage {
 }
 
 impl Pair {
+    /// Meets for the first time, goes, and comes again.
+    fn twice(&mut self, relay: &mut Worker, until_direct: bool) -> Result<(Met, Met)> {
+        self.part(relay)?;
+        let first = self.first(relay, until_direct)?;
+        std::thread::sleep(SETTLE);
+        Ok((first, self.again(until_direct)?))
+    }
+
     fn first(&mut self, relay: &mut Worker, until_direct: bool) -> Result<Met> {
         let id: String = self.client.measure(&Task::Prepare)?;
         let admit = Task::Admit { id: id.clone() };
@@ -428,14 +453,29 @@ impl Pair {
         bail!("{WARM_BYTES} bytes did not take the path that they should");
     }
 
-    fn turn(&mut self, relay: &mut Worker, work: &Work, is_direct: bool) -> Result<Turn> {
+    /// A turn on the path that it should take, and how many took another.
+    fn turn(&mut self, relay: &mut Worker, work: &Work, is_direct: bool) -> Result<(Turn, usize)> {
+        let is_bulk = !matches!(work, Work::Unary { .. });
+        for strays in 0..TRIES {
+            self.wake(work)?;
+            let turn = self.once(relay, work)?;
+            let says_direct: bool = self.client.measure(&Task::IsDirect)?;
+            if says_direct == is_direct && (!is_bulk || turn.is_direct() == is_direct) {
+                return Ok((turn, strays));
+            }
+            self.warm(relay, is_direct)?;
+        }
+        bail!("the path changed under {TRIES} turns of `{work:?}`");
+    }
+
+    /// What was idle is woken before calls are counted.
+    fn wake(&mut self, work: &Work) -> Result<()> {
         if let &Work::Unary {
             payload,
             in_flight,
             ms,
         } = work
         {
-            // What was idle is woken before anything is counted.
             let ms = ms / 8;
             let _: Measured = self.client.measure(&Task::Run(Work::Unary {
                 payload,
@@ -443,13 +483,7 @@ impl Pair {
                 ms,
             }))?;
         }
-        let turn = self.once(relay, work)?;
-        let says_direct: bool = self.client.measure(&Task::IsDirect)?;
-        let is_bulk = !matches!(work, Work::Unary { .. });
-        if says_direct != is_direct || is_bulk && turn.is_direct() != is_direct {
-            bail!("the path changed under `{work:?}`: {turn:?}");
-        }
-        Ok(turn)
+        Ok(())
     }
 
     fn once(&mut self, relay: &mut Worker, work: &Work) -> Result<Turn> {

@@ -83,6 +83,7 @@ fn slow_networks_are_measured_beside_bare_iroh() {
         "| relayed, bulk, one stream, to the caller | ≥ 0.9 of its rate |",
         "## Meeting, between cones: by the relay, then direct",
         "## Meeting, between symmetric NATs: by the relay",
+        "- Meetings that failed and were repeated: 0.",
         "## Meeting, between cones far apart: ",
         "| alknet, whole nodes |",
         "| bare iroh, at iroh's relay server |",
