@@ -147,16 +147,21 @@ impl Host {
     }
 
     /// Brings its interface up, with the addresses and routes that its network
-    /// offers.
+    /// offers, and waits until its router answers.
     ///
     /// # Errors
     ///
-    /// [`LabError::Command`] if the lab has been removed.
+    /// [`LabError::Command`] if the lab has been removed, [`LabError::Io`] if
+    /// the router does not answer within 20 s.
     pub fn link_up(&self) -> Result<(), LabError> {
         let network = *self.network();
         self.namespace.ip("link set eth0 up\n")?;
         self.configure_v4(network)?;
-        self.configure_v6(network)
+        self.configure_v6(network)?;
+        if network.has_v4 {
+            self.namespace.reaches(network.addresses.v4_router)?;
+        }
+        Ok(())
     }
 
     /// Takes IPv4 away: its address and routes are gone.

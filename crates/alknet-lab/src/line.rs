@@ -4,7 +4,7 @@ use crate::{
     LabError,
     lab::{GATEWAY_V4, GATEWAY_V6},
     netns::Namespace,
-    wire::{self, Wire},
+    wire::Wire,
 };
 use std::{
     fmt::Write,
@@ -83,25 +83,37 @@ impl Line {
         self.internet.ip(&join(six))
     }
 
-    /// Delays each way from now on; no delay takes the slow wire out.
-    pub(crate) fn delay(&self, delay: Duration, jitter: Duration) -> Result<(), LabError> {
-        wire::check(delay)?;
-        wire::check(jitter)?;
+    /// Puts the slow wire in, which takes no time yet, or takes it out.
+    /// Whether that changed anything; the far end may be deaf for a moment.
+    pub(crate) fn slow(&self, slow: bool) -> Result<bool, LabError> {
         let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        if wire.is_some() == slow {
+            return Ok(false);
+        }
         let index = self.index;
-        if delay.is_zero() && jitter.is_zero() {
-            if wire.take().is_some() {
-                self.internet.ip(&format!(
-                    "link set port{index} master line{index}\n\
-                     link del neartap{index}\nlink del fartap{index}\nlink del slow{index}\n"
-                ))?;
-            }
-            return Ok(());
+        if slow {
+            *wire = Some(self.join()?);
+            self.internet
+                .ip(&format!("link set port{index} master slow{index}\n"))?;
+        } else {
+            self.internet.ip(&format!(
+                "link set port{index} master line{index}\n\
+                 link del neartap{index}\nlink del fartap{index}\nlink del slow{index}\n"
+            ))?;
+            wire.take();
         }
-        if let Some(wire) = wire.as_ref() {
+        Ok(true)
+    }
+
+    /// What the slow wire takes from now on, if it is in.
+    pub(crate) fn delay(&self, delay: Duration, jitter: Duration) {
+        if let Some(wire) = &*self.wire.lock().unwrap_or_else(PoisonError::into_inner) {
             wire.set(delay, jitter);
-            return Ok(());
         }
+    }
+
+    fn join(&self) -> Result<Wire, LabError> {
+        let index = self.index;
         self.internet.ip(&format!(
             "tuntap add dev neartap{index} mode tap\n\
              tuntap add dev fartap{index} mode tap\n\
@@ -113,11 +125,7 @@ impl Line {
             mac = mac(2, index),
         ))?;
         let ends = [format!("neartap{index}"), format!("fartap{index}")];
-        let joined = Wire::join(&self.internet, [&ends[0], &ends[1]])?;
-        joined.set(delay, jitter);
-        *wire = Some(joined);
-        self.internet
-            .ip(&format!("link set port{index} master slow{index}\n"))
+        Wire::join(&self.internet, [&ends[0], &ends[1]])
     }
 
     /// Takes the slow wire's thread away before the namespace goes.

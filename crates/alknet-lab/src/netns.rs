@@ -5,16 +5,23 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::{self, File},
     io::{self, Write},
+    net::{Ipv4Addr, TcpStream},
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 /// Where `ip netns` keeps the names of namespaces.
 const NAMES: &str = "/run/netns";
 /// Where `ip netns exec` finds a namespace's own files of `/etc`.
 const FILES: &str = "/etc/netns";
+
+/// How long one question to a router may take.
+const ANSWER: Duration = Duration::from_millis(200);
+/// How long an interface may take to come up.
+const READY: Duration = Duration::from_secs(20);
 
 /// An administrator's program, which is not on everybody's search path.
 pub(crate) fn program(name: &str) -> Command {
@@ -209,6 +216,24 @@ impl Namespace {
         })
     }
 
+    /// Waits until the router answers: the kernel brings interfaces up behind
+    /// the back of who asked for it, and drops what is sent before.
+    pub(crate) fn reaches(&self, router: Ipv4Addr) -> Result<(), LabError> {
+        // Nobody listens there, which is an answer.
+        let at = (router, 9).into();
+        let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        let started = Instant::now();
+        loop {
+            let tried = self.enter(|| TcpStream::connect_timeout(&at, ANSWER))?;
+            match tried {
+                Err(error) if refused(&error) => return Ok(()),
+                _ if started.elapsed() < READY => thread::sleep(Duration::from_millis(1)),
+                Err(source) => return Err(self.io("reach its router", source)),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+
     pub(crate) fn io(&self, act: &str, source: io::Error) -> LabError {
         LabError::Io {
             act: act.to_owned(),
@@ -239,7 +264,7 @@ pub(crate) fn remove(names: &[String]) {
         .iter()
         .filter_map(|name| Some(fs::metadata(Path::new(NAMES).join(name)).ok()?.ino()))
         .collect();
-    for pid in processes_in(&inodes) {
+    for pid in processes_in(names, &inodes) {
         // It may have ended.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
@@ -252,8 +277,8 @@ pub(crate) fn remove(names: &[String]) {
     let _ = fs::remove_dir(FILES);
 }
 
-/// The processes whose network namespace is one of these.
-fn processes_in(inodes: &[u64]) -> Vec<rustix::process::Pid> {
+/// The processes in these namespaces, or on their way in.
+fn processes_in(names: &[String], inodes: &[u64]) -> Vec<rustix::process::Pid> {
     let own = rustix::process::getpid();
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -262,8 +287,58 @@ fn processes_in(inodes: &[u64]) -> Vec<rustix::process::Pid> {
     pids.filter_map(rustix::process::Pid::from_raw)
         .filter(|pid| *pid != own)
         .filter(|pid| {
-            let link = PathBuf::from(format!("/proc/{}/ns/net", pid.as_raw_nonzero()));
-            fs::metadata(link).is_ok_and(|found| inodes.contains(&found.ino()))
+            let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+            // In this order: who has become the program that it was to start is
+            // inside by then.
+            let line = command_line(&proc);
+            enters(&line).is_some_and(|name| names.iter().any(|ours| ours.as_bytes() == name))
+                || fs::metadata(proc.join("ns/net"))
+                    .is_ok_and(|found| inodes.contains(&found.ino()))
         })
         .collect()
+}
+
+/// The words of a process.
+///
+/// A child of this process has none for a moment: whoever starts it goes on as
+/// soon as the kernel has begun to replace it.
+fn command_line(proc: &Path) -> Vec<u8> {
+    let read = || fs::read(proc.join("cmdline")).unwrap_or_default();
+    let is_child = || {
+        let stat = fs::read_to_string(proc.join("stat")).unwrap_or_default();
+        let parent = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        // What has ended has no words either, and no program.
+        parent == Some(std::process::id()) && fs::read_link(proc.join("exe")).is_ok()
+    };
+    for _ in 0..1_000 {
+        let line = read();
+        if !line.is_empty() || !is_child() {
+            return line;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Vec::new()
+}
+
+/// The namespace that a process with this command line is about to enter.
+fn enters(line: &[u8]) -> Option<&[u8]> {
+    let mut words = line.split(|byte| *byte == 0).skip(1);
+    let is_exec = words.next()? == b"netns" && words.next()? == b"exec";
+    is_exec.then(|| words.next()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_about_to_enter_is_known_by_its_words() {
+        let line = b"/usr/sbin/ip\0netns\0exec\0alklab.1.2.0.home\0sleep\0";
+        assert_eq!(enters(line), Some(&b"alklab.1.2.0.home"[..]));
+        assert_eq!(enters(b"ip\0netns\0add\0alklab.1.2.0.home\0"), None);
+        assert_eq!(enters(b"sleep\x001000\0"), None);
+        assert_eq!(enters(b""), None);
+    }
 }

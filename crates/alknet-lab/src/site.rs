@@ -7,6 +7,7 @@ use crate::{
     line::{Line, Rate, set_rate},
     netns::{Namespace, Role},
     rules::{self, Impairments},
+    wire,
 };
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -320,7 +321,15 @@ impl Site {
     ///
     /// [`LabError::Value`] beyond 10 s.
     pub fn delay_with_jitter(&self, delay: Duration, jitter: Duration) -> Result<(), LabError> {
-        self.inner.line.delay(delay, jitter)
+        wire::check(delay)?;
+        wire::check(jitter)?;
+        let line = &self.inner.line;
+        let slow = !(delay.is_zero() && jitter.is_zero());
+        if line.slow(slow)? {
+            self.inner.edge().reaches(GATEWAY_V4)?;
+        }
+        line.delay(delay, jitter);
+        Ok(())
     }
 
     /// Bounds the size of packets on the line, in bytes with the IP header.
@@ -481,7 +490,9 @@ impl Inner {
                  route add 2001:db8:{index:x}::/64 via {ROUTER_V6} dev lan\n"
             ))?;
             let shared = Ipv4Addr::new(100, 64, index, 2);
-            connect(&self.router, shared, 24, Ipv4Addr::new(100, 64, index, 1))?;
+            let gateway = Ipv4Addr::new(100, 64, index, 1);
+            connect(&self.router, shared, 24, gateway)?;
+            self.router.reaches(gateway)?;
             self.router
                 .nft(&rules::router(self.nat, &self.lan.network()))?;
         }
@@ -496,7 +507,8 @@ impl Inner {
             destinations.push(format!("{} via {public}", self.lan.network()));
         }
         // A gateway must be reachable when a route names it.
-        self.line.route(&destinations)
+        self.line.route(&destinations)?;
+        self.edge().reaches(GATEWAY_V4)
     }
 
     fn add_host(&self, name: &str) -> Result<Host, LabError> {

@@ -1,6 +1,6 @@
 //! `alknet-lab matrix`.
 
-use super::{About, Options, Row, Scenario, ScenarioError, all, page, run};
+use super::{About, Options, Results, Row, Scenario, all, page, run};
 use crate::Lab;
 use clap::Args;
 use std::{
@@ -45,14 +45,6 @@ pub enum MatrixError {
     /// This machine cannot have namespaces; the skip says why.
     #[error("this machine cannot have a lab: root and `nft` are needed")]
     NoLab,
-    /// A row could not be run to its end.
-    #[error("`{row}` could not be run")]
-    Row {
-        /// The row.
-        row: &'static str,
-        /// Why.
-        source: ScenarioError,
-    },
     /// The page or the output could not be written.
     #[error("failed to write")]
     Write(#[from] io::Error),
@@ -63,7 +55,8 @@ pub enum MatrixError {
 ///
 /// # Errors
 ///
-/// [`MatrixError`]; rows that ran before are then not written.
+/// [`MatrixError`]. A row that could not be run to its end is told in the page
+/// instead.
 pub fn matrix(args: &MatrixArgs, out: &mut dyn io::Write) -> Result<bool, MatrixError> {
     let chosen = chosen(&args.only)?;
     if args.list {
@@ -78,33 +71,37 @@ pub fn matrix(args: &MatrixArgs, out: &mut dyn io::Write) -> Result<bool, Matrix
         alknet: fs::canonicalize(&args.alknet)?,
         full: args.full,
     };
-    let mut rows = Vec::new();
+    let mut results = Results::default();
     for scenario in &chosen {
         if let Some(package) = scenario.missing() {
-            writeln!(
-                out,
-                "{:<22}skipped: `{package}` is not installed",
-                scenario.name
-            )?;
+            let why = format!("`{package}` is not installed");
+            writeln!(out, "{:<22}skipped: {why}", scenario.name)?;
+            results.not_run.push((scenario.name, why));
             continue;
         }
         let lab = Lab::open(scenario.name).ok_or(MatrixError::NoLab)?;
-        let row = run(lab, scenario, &options).map_err(|source| MatrixError::Row {
-            row: scenario.name,
-            source,
-        })?;
-        say(out, &row)?;
-        rows.push(row);
+        match run(lab, scenario, &options) {
+            Ok(row) => {
+                say(out, &row)?;
+                results.rows.push(row);
+            }
+            Err(error) => {
+                writeln!(out, "{:<22}could not be run: {error}", scenario.name)?;
+                let why = error.to_string();
+                let first = why.lines().next().unwrap_or_default().to_owned();
+                results.not_run.push((scenario.name, first));
+            }
+        }
+        if let Some(path) = &args.write {
+            // After each row: what was measured is kept if the next one hangs.
+            let before = fs::read_to_string(path).ok();
+            fs::write(path, page(&about, &results, before.as_deref()))?;
+        }
     }
-    let before = args
-        .write
-        .as_deref()
-        .and_then(|path| fs::read_to_string(path).ok());
-    match &args.write {
-        Some(path) => fs::write(path, page(&about, &rows, before.as_deref()))?,
-        None => writeln!(out, "\n{}", page(&about, &rows, None))?,
+    if args.write.is_none() {
+        writeln!(out, "\n{}", page(&about, &results, None))?;
     }
-    Ok(rows.iter().all(|row| row.deviations.is_empty()))
+    Ok(results.are_as_expected())
 }
 
 fn chosen(only: &[String]) -> Result<Vec<Scenario>, MatrixError> {

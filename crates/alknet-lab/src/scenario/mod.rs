@@ -24,7 +24,7 @@ pub use change::Change;
 pub use command::{MatrixArgs, MatrixError, matrix};
 pub use probe::Path;
 pub use run::{Row, run};
-pub use table::{About, page};
+pub use table::{About, Results, page};
 pub use workload::Outcome;
 
 use crate::{LabError, Nat};

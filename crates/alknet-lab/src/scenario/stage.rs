@@ -187,6 +187,9 @@ impl Relay {
             "--listen",
             &listen,
             "--self-signed",
+            // How fast a client may be is not the question here.
+            "--rate",
+            "0",
             "--relay",
             "none",
         ];

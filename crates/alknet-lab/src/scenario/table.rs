@@ -20,6 +20,23 @@ pub struct About {
     pub command: String,
 }
 
+/// What a run of the matrix came to.
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    /// Rows that ran to their ends.
+    pub rows: Vec<Row>,
+    /// The others, with the reason.
+    pub not_run: Vec<(&'static str, String)>,
+}
+
+impl Results {
+    /// Every row ran, and showed what its scenario says.
+    #[must_use]
+    pub fn are_as_expected(&self) -> bool {
+        self.not_run.is_empty() && self.rows.iter().all(|row| row.deviations.is_empty())
+    }
+}
+
 /// Everything before the tables of a page that has none yet.
 const HEAD: &str = "# Links across NATs and changes of networks\n";
 /// What is written by a program stands between these lines; the rest of the
@@ -30,8 +47,8 @@ const END: &str = "<!-- to here -->";
 /// The page with these rows, and with the text around the tables of the page
 /// that was there before.
 #[must_use]
-pub fn page(about: &About, rows: &[Row], before: Option<&str>) -> String {
-    let tables = format!("{BEGIN}\n\n{}\n{END}", tables(about, rows));
+pub fn page(about: &About, results: &Results, before: Option<&str>) -> String {
+    let tables = format!("{BEGIN}\n\n{}\n{END}", tables(about, results));
     let before = before.unwrap_or(HEAD);
     match (before.find(BEGIN), before.find(END)) {
         (Some(begin), Some(end)) if begin < end => {
@@ -41,7 +58,8 @@ pub fn page(about: &About, rows: &[Row], before: Option<&str>) -> String {
     }
 }
 
-fn tables(about: &About, rows: &[Row]) -> String {
+fn tables(about: &About, results: &Results) -> String {
+    let rows = &results.rows;
     let mut text = format!(
         "Made on {} by `{}`: `alknet` {}, {} build, Linux {}, {} processors.\n\n",
         about.date, about.command, about.alknet, about.build, about.kernel, about.processors
@@ -60,7 +78,7 @@ fn tables(about: &About, rows: &[Row]) -> String {
     for row in rows {
         text.push_str(&changing(row));
     }
-    let deviations: Vec<String> = rows
+    let mut deviations: Vec<String> = rows
         .iter()
         .flat_map(|row| {
             let name = row.scenario.name;
@@ -69,6 +87,12 @@ fn tables(about: &About, rows: &[Row]) -> String {
                 .map(move |deviation| format!("- `{name}`: {deviation}\n"))
         })
         .collect();
+    deviations.extend(
+        results
+            .not_run
+            .iter()
+            .map(|(name, why)| format!("- `{name}` could not be run: {why}\n")),
+    );
     if !deviations.is_empty() {
         text.push_str("\nNot as expected:\n\n");
         text.push_str(&deviations.concat());
@@ -153,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_page_keeps_what_people_wrote_around_the_tables() {
-        let first = page(&about(), &[], None);
+        let first = page(&about(), &Results::default(), None);
         assert!(first.starts_with(HEAD), "{first}");
         let edited = format!("{}\nRead this.\n", first.replace(HEAD, "# Other\n\nWhy.\n"));
         let second = page(
@@ -161,7 +185,7 @@ mod tests {
                 processors: 3,
                 ..about()
             },
-            &[],
+            &Results::default(),
             Some(&edited),
         );
         assert!(second.starts_with("# Other\n\nWhy.\n"), "{second}");

@@ -71,7 +71,7 @@ fn jitter_lets_packets_overtake_each_other() {
     let Some((_lab, relay, home)) = open("jitter_lets_packets_overtake_each_other") else {
         return;
     };
-    // Set before anything was sent: no router may know a way around the wire.
+    // Nothing may find a way around the wire.
     home.delay_with_jitter(5 * MS, 50 * MS).unwrap();
     let far = relay
         .enter(|| UdpSocket::bind("0.0.0.0:0"))
