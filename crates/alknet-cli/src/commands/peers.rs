@@ -333,8 +333,14 @@ fn render_peer(peer: &Value) -> String {
         ("groups", field("groups")),
         ("addresses", field("addresses")),
         ("relays", field("relays")),
-        ("told", field("told")),
-        ("reached at", field("reached")),
+    ]);
+    // Nothing at all is known there of most peers.
+    for (name, known) in [("told", field("told")), ("reached at", field("reached"))] {
+        if !known.is_empty() {
+            pairs.push((name, known));
+        }
+    }
+    pairs.extend([
         ("access ends", time("expires_at", "never")),
         ("added", time("created_at", "")),
         (

@@ -31,11 +31,11 @@ fn render(info: &Value) -> String {
         .get("uptime_ms")
         .and_then(Value::as_u64)
         .unwrap_or_default();
-    let running = format!(
-        "process {}, {}",
-        field("pid"),
-        duration::in_words(Duration::from_millis(uptime))
-    );
+    let since = match uptime / 1000 {
+        0 => "less than a second".to_owned(),
+        seconds => duration::in_words(Duration::from_secs(seconds)),
+    };
+    let running = format!("process {}, {since}", field("pid"));
     let mut rows = vec![
         ("name", field("name")),
         ("node id", field("node_id")),
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn the_lines_are_plain() {
         let info = json!({
-            "node_id": "ab", "name": "home", "version": "0.1.0", "pid": 7, "uptime_ms": 61_000,
+            "node_id": "ab", "name": "home", "version": "0.1.0", "pid": 7, "uptime_ms": 61_234,
             "addresses": ["127.0.0.1:4"], "relays": [], "http": null, "ssh": null, "peers": 2,
             "calls_in_flight": 1, "notes": ["no relay is in use"],
         });

@@ -18,12 +18,15 @@ struct Pong {
 pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
     let shared = shared.clone();
     vec![
-        Operation::query("node/ping", "Says that this node is there, and what time it has.")
-            .authenticated()
-            .example(json!({}), json!({ "at": "2026-01-01T00:00:00.000Z" }))
-            .handler(move |_cx: Context, _: NoInput| {
-                let at = shared.identities.now().to_string();
-                async move { Ok::<Pong, CallError>(Pong { at }) }
-            }),
+        Operation::query(
+            "node/ping",
+            "Says that this node is there, and what time it has.",
+        )
+        .authenticated()
+        .example(json!({}), json!({ "at": "2026-01-01T00:00:00.000Z" }))
+        .handler(move |_cx: Context, _: NoInput| {
+            let at = shared.identities.now().to_string();
+            async move { Ok::<Pong, CallError>(Pong { at }) }
+        }),
     ]
 }
