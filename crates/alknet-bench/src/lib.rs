@@ -44,6 +44,9 @@ struct Options {
     /// Fewer and shorter turns, for development; prints the report.
     #[arg(long)]
     quick: bool,
+    /// How many rounds; five if not said, and fewer for development.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
     /// As little as possible: shows that the harness works, and no more.
     #[arg(long, hide = true)]
     smoke: bool,
@@ -94,13 +97,15 @@ impl Options {
 
 fn measure_calls(options: &Options) -> Result<String> {
     use call::Plan;
-    let plan = options.plan(Plan::smoke(), Plan::quick(), Plan::full());
+    let mut plan = options.plan(Plan::smoke(), Plan::quick(), Plan::full());
+    plan.rounds = options.rounds.map_or(plan.rounds, usize::from);
     options.keep("call", call::measure(&plan)?)
 }
 
 fn measure_net(options: &Options) -> Result<String> {
     use net::Plan;
-    let plan = options.plan(Plan::smoke(), Plan::quick(), Plan::full());
+    let mut plan = options.plan(Plan::smoke(), Plan::quick(), Plan::full());
+    plan.rounds = options.rounds.map_or(plan.rounds, usize::from);
     match net::measure(&plan)? {
         net::Outcome::Measured(text) => options.keep("net", text),
         net::Outcome::Skipped(reason) => Ok(format!("skipped: net: {reason}\n")),

@@ -158,7 +158,7 @@ struct Event {
 
 /// How much is measured.
 pub(crate) struct Plan {
-    rounds: usize,
+    pub(crate) rounds: usize,
     /// Turns of each contender in each event of a round.
     turns: usize,
     /// The same where bytes are moved.
