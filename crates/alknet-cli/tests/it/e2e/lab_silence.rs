@@ -61,7 +61,7 @@ impl Watch {
     }
 
     #[track_caller]
-    fn is_silent(self) {
+    fn expect_silence(self) {
         let (strange, seen) = self.end();
         assert_eq!(told(&strange), "");
         // It was silent towards others, and not altogether.
@@ -162,6 +162,12 @@ fn slow_nodes_with_a_relay_speak_to_peers_and_their_relay_alone() {
         Node::start_in(place, site.name(), exec_config(), &["--relay", &url], at)
     };
     let (mut home, mut laptop) = (start(home, &at_home), start(laptop, &at_laptop));
+    for node in [&home, &laptop] {
+        eventually("the relay is in use", || {
+            let status = node.cli(&["status", "--json"]).exits(0).json();
+            (status["relays_in_use"][0]["connected"] == true).then_some(())
+        });
+    }
     live(&home, &mut laptop);
     // The relay was needed, so that it was watched in use.
     assert_eq!(home.connected("laptop")["link"]["path"], "relay");
@@ -170,7 +176,7 @@ fn slow_nodes_with_a_relay_speak_to_peers_and_their_relay_alone() {
     thread::sleep(Duration::from_secs(5));
     home.stop();
     laptop.stop();
-    watch.is_silent();
+    watch.expect_silence();
 }
 
 #[test]
@@ -192,7 +198,7 @@ fn slow_nodes_as_installed_speak_to_peers_alone() {
     for node in [&mut home, &mut laptop, &mut rest] {
         node.stop();
     }
-    watch.is_silent();
+    watch.expect_silence();
     let (strange, _) = alone.end();
     assert_eq!(told(&strange), "");
 }
