@@ -472,11 +472,14 @@ impl Inner {
     fn start_routers(&mut self, public: Ipv4Addr) -> Result<(), LabError> {
         let Lan { index, prefix, .. } = self.lan;
         let (inside, inside_v6) = (self.lan.v4(1), self.lan.v6(1));
+        // A router asks for the neighbour of a packet that it forwards from its
+        // link-local address; without one it does not ask at all.
         self.router.ip(&format!(
             "link add lan type bridge mcast_snooping 0\n\
              link set lan address 02:00:5e:00:01:{index:02x} addrgenmode none\n\
              addr add {inside}/{prefix} dev lan\n\
              addr add {inside_v6}/64 dev lan nodad\n\
+             addr add fe80::1/64 dev lan nodad\n\
              link set lan up\n"
         ))?;
         if let Some(carrier) = &self.carrier {

@@ -21,6 +21,7 @@ const CONES: Scenario = Scenario {
     about: "",
     home: Nat::Cone,
     laptop: Nat::Cone,
+    calls_back: false,
     relays: 1,
     before: Before::Plain,
     change: Change::RelaysRestart(Duration::from_secs(3)),
@@ -187,6 +188,9 @@ fn changes() -> Vec<Scenario> {
             name: "ipv4-to-ipv6",
             about: "The laptop moves from a network with IPv4 only to one with IPv6 only.",
             home: Nat::Open,
+            // A command on the laptop itself would end: its way to its own node
+            // may lead over the address that is lost.
+            calls_back: true,
             before: Before::OthersHaveIpv6,
             change: Change::Ipv4ToIpv6,
             ..CONES

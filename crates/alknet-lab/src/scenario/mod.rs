@@ -58,6 +58,9 @@ pub struct Scenario {
     pub home: Nat,
     /// The NAT of the node that calls.
     pub laptop: Nat,
+    /// It is `home` that calls: the laptop, to which the change happens, is
+    /// called.
+    pub calls_back: bool,
     /// How many relays of their own the two have.
     pub relays: usize,
     /// How the laptop's network is before anything starts.

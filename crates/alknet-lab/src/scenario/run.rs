@@ -108,10 +108,9 @@ fn across(
     began: Instant,
 ) -> Result<Row, ScenarioError> {
     let ticket = stage.invite()?;
-    let probe = Probe::start(&stage.caller, "home")?;
+    let probe = Probe::start(stage.caller(), stage.peer())?;
     let joining = Instant::now();
-    let words = ["join", "-", "--role", "operator"];
-    stage.caller.feed(&words, ticket.as_bytes())?;
+    stage.join(&ticket)?;
     let connect = joining.elapsed();
     let first = until("the link is seen", SETTLE_MAX, || {
         Ok(probe.looks().into_iter().find(|look| look.path.is_some()))
@@ -213,12 +212,12 @@ fn start_workloads(
     bytes: u64,
     options: &Options,
 ) -> Result<Vec<Workload>, ScenarioError> {
-    let (stop, pause) = (stage.called.path("stop"), stage.called.path("pause"));
+    let (caller, on, [stop, pause]) = (stage.caller(), stage.peer(), stage.files());
     let pace = if options.full { PACE_FULL } else { PACE };
     let workloads = vec![
-        Workload::exec(&stage.caller, "home")?,
-        Workload::subscription(&stage.caller, "home", stop, pause)?,
-        Workload::bulk(&stage.caller, "home", bytes, pace)?,
+        Workload::exec(caller, on)?,
+        Workload::subscription(caller, on, stop, pause)?,
+        Workload::bulk(caller, on, bytes, pace)?,
     ];
     for workload in &workloads {
         let what = format!("the {} workload runs", workload.name);

@@ -29,8 +29,10 @@ pub(super) fn faketime() -> Option<&'static str> {
 ///
 /// Fields are dropped in this order: nodes end before their network goes.
 pub(super) struct Stage {
-    pub(super) caller: Seat,
-    pub(super) called: Seat,
+    inviting: Seat,
+    joining: Seat,
+    /// It is the inviting node that calls.
+    calls_back: bool,
     relays: Vec<Relay>,
     pub(super) laptop: Site,
     _home: Site,
@@ -52,25 +54,25 @@ impl Stage {
         if scenario.before == Before::OthersHaveIpv6 {
             home.gain_ipv6()?;
         }
-        let called = Seat::new("home", alknet, enter(&home))?;
+        let inviting = Seat::new("home", alknet, enter(&home))?;
         let is_skewed = matches!(scenario.before, Before::Clock(_));
         let enter_laptop = if is_skewed {
             enter_skewed(&laptop)
         } else {
             enter(&laptop)
         };
-        let mut caller = Seat::new("laptop", alknet, enter_laptop)?;
-        let clock = caller.path("clock");
+        let mut joining = Seat::new("laptop", alknet, enter_laptop)?;
+        let clock = joining.path("clock");
         match scenario.before {
             Before::Plain | Before::OthersHaveIpv6 => {}
             Before::UdpBlocked => laptop.block_udp()?,
             Before::UdpTimeout(seconds) => laptop.udp_timeout(seconds)?,
             Before::Clock(seconds) => {
                 write_clock(&clock, seconds)?;
-                caller.env = skewed(&clock);
+                joining.env = skewed(&clock);
             }
         }
-        let known = [("home", called.init()?), ("laptop", caller.init()?)];
+        let known = [("home", inviting.init()?), ("laptop", joining.init()?)];
         let mut relays = Vec::new();
         for n in 1..=scenario.relays {
             let host = lab.host(&format!("relay{n}"))?;
@@ -78,45 +80,76 @@ impl Stage {
         }
         let urls: Vec<&str> = relays.iter().map(|relay| relay.url.as_str()).collect();
         let mut stage = Self {
-            caller,
-            called,
+            inviting,
+            joining,
+            calls_back: scenario.calls_back,
             relays: Vec::new(),
             laptop,
             _home: home,
             _lab: lab,
         };
-        let (stop, pause) = (stage.called.path("stop"), stage.called.path("pause"));
-        stage
-            .called
-            .configure(&config("home", &urls, &workload::operation(&stop, &pause)))?;
-        stage.caller.configure(&config("laptop", &urls, ""))?;
+        // Whichever is called counts.
+        let [stop, pause] = stage.files();
+        let operation = workload::operation(&stop, &pause);
+        for seat in [&stage.inviting, &stage.joining] {
+            seat.configure(&config(&seat.name, &urls, &operation))?;
+        }
         stage.relays = relays;
-        stage.called.start(&["up"])?;
-        stage.caller.start(&["up"])?;
+        stage.inviting.start(&["up"])?;
+        stage.joining.start(&["up"])?;
         Ok(stage)
     }
 
-    /// Waits until the node that will be called has a relay at which it is to
-    /// be found, and makes a ticket there.
+    /// The node that calls.
+    pub(super) fn caller(&self) -> &Seat {
+        if self.calls_back {
+            &self.inviting
+        } else {
+            &self.joining
+        }
+    }
+
+    /// How it calls the node that is called.
+    pub(super) fn peer(&self) -> &str {
+        if self.calls_back {
+            &self.joining.name
+        } else {
+            &self.inviting.name
+        }
+    }
+
+    /// The files with which the subscription is ended, and paused.
+    pub(super) fn files(&self) -> [PathBuf; 2] {
+        ["stop", "pause"].map(|name| self.inviting.path(name))
+    }
+
+    /// Redeems a ticket of [`Stage::invite`], and waits until calls work.
+    pub(super) fn join(&self, ticket: &str) -> Result<(), ScenarioError> {
+        let words = ["join", "-", "--role", "operator"];
+        self.joining.feed(&words, ticket.as_bytes()).map(drop)
+    }
+
+    /// Waits until the inviting node has a relay at which it is to be found,
+    /// and makes a ticket there.
     pub(super) fn invite(&self) -> Result<String, ScenarioError> {
-        until("the called node is at a relay", PATIENCE, || {
-            let status = self.called.json(&["status"])?;
+        until("the inviting node is at a relay", PATIENCE, || {
+            let status = self.inviting.json(&["status"])?;
             let relays = status.get("relays").and_then(Value::as_array);
             Ok(relays.filter(|relays| !relays.is_empty()).map(|_| ()))
         })?;
-        self.called
+        self.inviting
             .cli(&["invite", "--quiet", "--role", "operator"])
     }
 
-    /// By how many seconds the caller's clock is ahead, as its node's records
-    /// have it: when it came to know the called one, which is now.
+    /// By how many seconds the laptop's clock is ahead, as its node's records
+    /// have it: when it came to know the other one, which is now.
     pub(super) fn clock_ahead(&self) -> Result<i64, ScenarioError> {
-        let peer = self.caller.json(&["peers", "show", "home"])?;
+        let peer = self.joining.json(&["peers", "show", &self.inviting.name])?;
         let known = text_of(&peer, "created_at")
             .and_then(|text| OffsetDateTime::parse(&text, &Rfc3339).ok());
         let known = known.ok_or_else(|| ScenarioError::Program {
             command: "alknet peers show home".into(),
-            at: self.caller.name.clone(),
+            at: self.joining.name.clone(),
             said: format!("no `created_at`: {peer}"),
         })?;
         Ok((known - OffsetDateTime::now_utc()).whole_seconds())
@@ -142,7 +175,7 @@ impl Stage {
     /// Kills the relay that the link to the called node goes through; if it
     /// goes through none, the one at which that node is to be found.
     pub(super) fn kill_relay_in_use(&mut self) -> Result<(), ScenarioError> {
-        let peer = self.caller.json(&["peers", "show", "home"])?;
+        let peer = self.caller().json(&["peers", "show", self.peer()])?;
         let address = peer
             .get("link")
             .and_then(|link| text_of(link, "address"))
@@ -160,12 +193,12 @@ impl Stage {
 
     /// Sets how many seconds the laptop's clock is ahead.
     pub(super) fn set_clock(&self, seconds: i64) -> Result<(), ScenarioError> {
-        write_clock(&self.caller.path("clock"), seconds)
+        write_clock(&self.joining.path("clock"), seconds)
     }
 
     /// What every node said, for a failure.
     pub(super) fn told(&self) -> String {
-        let seats = [&self.caller, &self.called];
+        let seats = [&self.joining, &self.inviting];
         let relays = self.relays.iter().map(|relay| &relay.seat);
         let all = seats.into_iter().chain(relays);
         all.map(|seat| format!("`{}` said: {}\n", seat.name, seat.told().trim_end()))

@@ -281,3 +281,24 @@ fn a_name_is_given_once() {
     let again = lab.site("home", Nat::Open).unwrap_err().to_string();
     assert_eq!(again, "name `home` is taken");
 }
+
+#[test]
+fn an_open_site_hears_ipv6_before_it_has_said_anything() {
+    let Some(lab) = Lab::open("an_open_site_hears_ipv6_before_it_has_said_anything") else {
+        return;
+    };
+    let (far, home) = (
+        lab.host("far").unwrap(),
+        lab.site("home", Nat::Open).unwrap(),
+    );
+    home.gain_ipv6().unwrap();
+    let bind = || UdpSocket::bind("[::]:0").unwrap();
+    let (speaks, hears) = (far.enter(bind).unwrap(), home.enter(bind).unwrap());
+    hears
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let to = (home.v6(), hears.local_addr().unwrap().port());
+    speaks.send_to(b"hello", to).unwrap();
+    let (_, from) = hears.recv_from(&mut [0; 16]).unwrap();
+    assert_eq!(from.ip(), IpAddr::from(far.v6()));
+}
