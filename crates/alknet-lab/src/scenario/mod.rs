@@ -43,6 +43,9 @@ pub const MARGIN: Duration = Duration::from_secs(10);
 pub enum Expect {
     /// All come to their ends, with nothing missing and nothing twice.
     Survive,
+    /// The same after a stall of up to half a minute, in which small calls may
+    /// run out of time.
+    SurviveStalled,
     /// All end with `LOST`, at most [`IDLE`] and [`MARGIN`] after the change.
     EndLost,
 }

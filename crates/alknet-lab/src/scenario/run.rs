@@ -44,6 +44,9 @@ const PACE_FULL: u64 = 8 << 20;
 const LINES: u64 = 20;
 const BYTES: u64 = 64 << 10;
 
+/// How long a call may take that says nothing else: the default of `[limits]
+/// deadline_default_ms`.
+const CALL_MAX: Duration = Duration::from_secs(30);
 /// How exactly a clock must be off, in seconds.
 const CLOCK_WITHIN: i64 = 60;
 
@@ -143,7 +146,7 @@ fn across(
     let gap = longest_gap(&answers, changed.began, settled_at);
     let call_after = median_took(&answers, settled_at, Instant::now());
     let failed = probe.failed(changed.began);
-    let silent = probe.silent(IDLE + MARGIN);
+    let silent = probe.silent(CALL_MAX + MARGIN);
     drop(probe);
     let outcomes = end(workloads, changed, options)?;
 
@@ -237,7 +240,8 @@ fn enough(workload: &Workload) -> u64 {
 }
 
 /// Waits until each workload has gone on, or has ended; at most as long as a
-/// dead connection may take to be noticed.
+/// dead connection may take to be noticed. One that only stalls is waited for
+/// later, with the link.
 fn wait_for_verdicts(workloads: &[Workload], changed: Changed) {
     let before: Vec<u64> = workloads.iter().map(Workload::progress).collect();
     let has_verdict = |(workload, before): (&Workload, &u64)| {
@@ -296,14 +300,14 @@ fn check_outcomes(
     let most = IDLE + MARGIN;
     for (name, outcome) in outcomes {
         let wrong = match (outcome, expect) {
-            (Outcome::Survived(_), Expect::Survive) => None,
+            (Outcome::Survived(_), Expect::Survive | Expect::SurviveStalled) => None,
             (Outcome::Lost { after }, Expect::EndLost) if *after <= most => None,
             (Outcome::Lost { after }, Expect::EndLost) => Some(format!(
                 "ended with `LOST` only {:.1} s after the change, {} s are allowed",
                 after.as_secs_f64(),
                 most.as_secs()
             )),
-            (Outcome::Lost { after }, Expect::Survive) => Some(format!(
+            (Outcome::Lost { after }, Expect::Survive | Expect::SurviveStalled) => Some(format!(
                 "ended with `LOST` {:.1} s after the change began",
                 after.as_secs_f64()
             )),
@@ -328,9 +332,13 @@ fn check_calls(
         deviations.push(format!("{silent} calls got neither an answer nor an error"));
     }
     for (code, count) in failed {
-        // Once the link is down, calls are refused at once.
-        let is_fine = matches!(code.as_str(), "LOST" | "UNAVAILABLE");
-        if expect == Expect::Survive || !is_fine {
+        let is_fine = match expect {
+            Expect::Survive => false,
+            Expect::SurviveStalled => code == "TIMEOUT",
+            // Once the link is down, calls are refused at once.
+            Expect::EndLost => matches!(code.as_str(), "LOST" | "UNAVAILABLE"),
+        };
+        if !is_fine {
             deviations.push(format!("{count} calls failed with `{code}`"));
         }
     }
@@ -357,6 +365,8 @@ mod tests {
         };
         check(Outcome::Survived(3), Expect::Survive, true);
         check(Outcome::Survived(3), Expect::EndLost, false);
+        check(Outcome::Survived(3), Expect::SurviveStalled, true);
+        check(lost(1), Expect::SurviveStalled, false);
         check(lost(25), Expect::EndLost, true);
         check(lost(26), Expect::EndLost, false);
         check(lost(1), Expect::Survive, false);

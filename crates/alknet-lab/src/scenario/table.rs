@@ -137,6 +137,7 @@ fn changing(row: &Row) -> String {
     }));
     let expected = match row.scenario.expect {
         Expect::Survive => "survives",
+        Expect::SurviveStalled => "survives a stall",
         Expect::EndLost => "`LOST`",
     };
     cells.push(if row.deviations.is_empty() {
