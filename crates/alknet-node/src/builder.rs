@@ -651,7 +651,7 @@ impl QuicHandler for CallHandler {
                 tracing::debug!(%cause, "a connection ended before it was used");
             }
         };
-        let watching = find::watch(self.finder.clone(), connection.clone());
+        let watching = find::watch(self.finder.clone(), &connection);
         tokio::pin!(serving);
         tokio::select! {
             () = &mut serving => {}
@@ -751,23 +751,29 @@ fn spawn_tasks(
     tasks
 }
 
-/// Notes when a peer connects, for `last_seen_at`.
+/// Notes when a peer connects and when it goes, for `last_seen_at`.
 async fn note_seen(shared: Arc<Shared>) {
     let mut events = shared.links().events();
     // Events tell of paths too: a link is noted once.
-    let mut noted = HashMap::new();
+    let mut connected = HashMap::new();
     loop {
         match events.recv().await {
-            Ok(event) if event.report.state == alknet_call::links::LinkState::Connected => {
-                let since = event.report.since;
-                if noted.insert(event.peer.clone(), since) == Some(since) {
+            Ok(event) => {
+                let news = match event.report.state {
+                    alknet_call::links::LinkState::Connected => {
+                        let since = event.report.since;
+                        connected.insert(event.peer.clone(), since) != Some(since)
+                    }
+                    _ => connected.remove(&event.peer).is_some(),
+                };
+                if !news {
                     continue;
                 }
                 if let Err(cause) = shared.identities.seen(&event.peer, None).await {
                     tracing::debug!(peer = %event.peer, %cause, "not noted as seen");
                 }
             }
-            Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
         }
     }

@@ -5,6 +5,7 @@ use crate::{
     admission::QuicHandler,
     dialer::{endpoint_addr, vetted},
     find::{Finder, NetworkSecret},
+    netcheck::ask_relay,
     relay::{Presented, RelayAddress, Relays, relay_token},
     ticket::{ADDRESSES_MAX, RELAYS_MAX, Ticket, invite_id, secret_hash},
 };
@@ -33,7 +34,7 @@ use std::{
 use subtle::ConstantTimeEq;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 /// The protocol's name on the wire.
@@ -56,8 +57,13 @@ const RELAY_BYTES_MAX: usize = 256;
 const TEXT_CHARS_MAX: usize = 512;
 /// How long the reason is waited for why a stream ended.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
-/// How long a node that joins waits for its own place at a relay.
-const HOME_MAX: Duration = Duration::from_secs(3);
+/// How long a node that joins waits for its own place at a relay. Where UDP is
+/// blocked, it looks around for some seconds before it even asks for one.
+const HOME_MAX: Duration = Duration::from_secs(8);
+/// The same if the relay could not be reached at first.
+const HOME_FAILING_MAX: Duration = Duration::from_secs(3);
+/// How long a relay is asked why it did not help.
+const REFUSAL_MAX: Duration = Duration::from_secs(4);
 /// How long a failure counts.
 const FAILURE_KEPT: Duration = Duration::from_secs(600);
 
@@ -432,30 +438,35 @@ pub(crate) struct JoinRequest<'a> {
 async fn homes(endpoint: &Endpoint, relays: &Relays, learned: &[RelayAddress]) -> Vec<RelayUrl> {
     let chosen = relays.chosen();
     let mut watched = endpoint.home_relay_status();
-    let is_decided = |homes: &[RelayStatus]| {
-        !homes.is_empty()
-            && homes
-                .iter()
-                .all(|home| home.is_connected() || home.last_error().is_some())
-    };
     if learned.iter().any(|relay| chosen.contains(relay)) {
-        let deciding = async {
-            let mut homes = watched.get();
-            while !is_decided(&homes) {
-                let Ok(changed) = watched.updated().await else {
-                    return;
-                };
-                homes = changed;
+        let began = Instant::now();
+        let mut until = began + HOME_MAX;
+        let mut homes = watched.get();
+        while !is_decided(&homes) {
+            // The next try may succeed, beside a connection with the token,
+            // which the relay would end then.
+            if homes.iter().any(|home| home.last_error().is_some()) {
+                until = began + HOME_FAILING_MAX;
             }
-        };
-        // What is not known by then is taken for a refusal.
-        let _ = timeout(HOME_MAX, deciding).await;
+            // What is not known by then is taken for a refusal.
+            match timeout_at(until, watched.updated()).await {
+                Ok(Ok(changed)) => homes = changed,
+                Ok(Err(_)) | Err(_) => break,
+            }
+        }
     }
     let homes = watched.get().into_iter();
     homes
         .filter(RelayStatus::is_connected)
         .map(|home| home.url().clone())
         .collect()
+}
+
+/// Whether a node's place at a relay is one, or was refused.
+fn is_decided(homes: &[RelayStatus]) -> bool {
+    let is_decided =
+        |home: &RelayStatus| home.is_connected() || home.auth_denied_reason().is_some();
+    !homes.is_empty() && homes.iter().all(is_decided)
 }
 
 /// Redeems a ticket at the node that made it.
@@ -530,10 +541,45 @@ pub(crate) async fn redeem(
             }
         }
     };
-    match timeout(EXCHANGE_MAX + DELAY_MAX, exchange).await {
+    let outcome = match timeout(EXCHANGE_MAX + DELAY_MAX, exchange).await {
         Ok(outcome) => outcome,
         Err(_) => Err(unreached("no answer in time".into())),
+    };
+    match outcome {
+        Err(mut error) if error.is(ErrorCode::Unavailable) => {
+            let relays = request.relays;
+            let why = match relays.are_off() {
+                true if !ticket.relays.is_empty() => {
+                    Some("it is at a relay, and this node uses none (`none`)".to_owned())
+                }
+                true => None,
+                false => refusal(endpoint, relays, &new_at, &token).await,
+            };
+            if let Some(why) = why {
+                error.message.push_str("; ");
+                error.message.push_str(&why);
+            }
+            Err(error)
+        }
+        outcome => outcome,
     }
+}
+
+/// Why the first relay that cannot be used cannot, asked after the fact: the
+/// library tells of a node's own relay alone.
+async fn refusal(
+    endpoint: &Endpoint,
+    relays: &Relays,
+    asked: &[RelayAddress],
+    token: &str,
+) -> Option<String> {
+    let looks = asked.iter().map(|relay| async move {
+        let looked = ask_relay(relays, relay, endpoint.secret_key(), token);
+        let refused = timeout(REFUSAL_MAX, looked).await.ok()?.err()?;
+        Some(format!("its relay {}: {refused}", relay.url()))
+    });
+    let found = futures::future::join_all(looks).await;
+    found.into_iter().flatten().next()
 }
 
 async fn ask(connection: &QuicConnection, text: &[u8]) -> std::io::Result<Answer> {

@@ -7,7 +7,7 @@ use crate::{
     data_dir::{DataDir, Runtime},
     dialer::{StoreDialer, is_dialable},
     endpoint,
-    find::{Anchors, Finder, anchors},
+    find::{Anchors, Finder, anchors, is_own_public},
     logs::LogBuffer,
     operations::{OperationsError, configured_operations},
     relay::{self, Health, RelayServer, RelayServerStatus, RelayStartError, RelayUse, Relays},
@@ -29,6 +29,7 @@ use iroh::Endpoint;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -241,6 +242,16 @@ impl Shared {
         (**self.places.load()).clone()
     }
 
+    /// The same for whoever dials it in a moment: a node that has just started
+    /// has no place at a relay yet, and will have one of those that it chose.
+    pub(crate) fn expected_addresses(&self) -> PeerAddresses {
+        let mut places = self.own_addresses();
+        if places.relays.is_empty() {
+            places.relays = self.chosen_relays();
+        }
+        places
+    }
+
     /// As whom programs run here.
     pub(crate) fn runs_as(&self) -> String {
         match &self
@@ -371,7 +382,11 @@ impl Shared {
     }
 
     fn relays_in_use(&self) -> Vec<RelayUse> {
-        self.relay_health.report(&self.known_relays)
+        let mut used = self.relay_health.report(&self.known_relays);
+        if let Some(own) = &self.relay {
+            relay::advise_owner(&mut used, own);
+        }
+        used
     }
 
     /// Relays chosen here, by configuration, adoption or by being one.
@@ -397,7 +412,7 @@ impl Shared {
         if loopback_only {
             notes.push("reachable from this machine only: it is bound to loopback".into());
         } else {
-            notes.push("reachable directly at the addresses above, as far as networks and firewalls in between let UDP through".into());
+            notes.push(reachable_note(&places.direct));
         }
         let n0 = self.relays.contains(&RelaySetting::N0);
         notes.extend(relay::notes(n0, &self.relays_in_use(), self.relay.as_ref()));
@@ -461,7 +476,10 @@ impl Shared {
         Net::new(next.net.clone())?;
         next.check_relay()?;
         let renewal = match &self.relay {
-            Some(relay) => Some(relay.check_certificate(&next.relay, &self.data)?),
+            Some(relay) => {
+                let needs_restart = old.relay.needs_restart(&next.relay);
+                relay.check_certificate(&next.relay, &self.data, needs_restart)?
+            }
             None => None,
         };
         let (added, scopes) = configured_operations(&next, &self.exec, self.data.path())?;
@@ -797,6 +815,19 @@ impl Node {
     #[must_use]
     pub fn audit(&self) -> &AuditSink {
         &self.audit
+    }
+}
+
+/// Where others reach it without a relay, as far as that can be told from here.
+fn reachable_note(direct: &[SocketAddr]) -> String {
+    let public = direct.iter().filter(|own| is_own_public(own));
+    let public: Vec<String> = public.map(ToString::to_string).collect();
+    match public.is_empty() {
+        false => format!(
+            "reachable directly at {}, as far as firewalls let UDP in",
+            public.join(", ")
+        ),
+        true => "none of the addresses above is public: the same network reaches them directly, others only if the routers in between let them (`alknet netcheck` says what to expect)".into(),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::PermissionsExt,
     path::Path,
     time::{Duration, SystemTime},
@@ -144,7 +144,7 @@ async fn checks(app: &App) -> Result<Vec<Check>, Failure> {
         false => None,
     };
     checks.push(relays(&config, info.as_ref()).await);
-    checks.extend(own_relay(dir, &config, info.as_ref()));
+    checks.extend(own_relay(dir, &config, is_running, info.as_ref()));
     if is_running {
         checks.extend(anchors(app).await);
     }
@@ -291,12 +291,26 @@ async fn relays(config: &Config, info: Option<&Value>) -> Check {
         None => node_access::check_relays(configured.unwrap_or_default()).await,
     };
     let used: Vec<&Value> = used.as_array().into_iter().flatten().collect();
-    if let Some(bad) = used.iter().find(|relay| relay["problem"].is_string()) {
-        let message = format!("{}: {}", cell(bad.get("url")), cell(bad.get("message")));
-        return Check::fail("relays", message).hint(cell(bad.get("hint")));
+    if let Some(check) = bad_relay(&used) {
+        return check;
+    }
+    let urls: Vec<String> = used.iter().map(|relay| cell(relay.get("url"))).collect();
+    if let Some(info) = info
+        && !used.is_empty()
+        && !used.iter().any(|relay| relay["connected"] == true)
+    {
+        // The node has not found out yet. It reaches its own relay in a way of
+        // its own.
+        let own = cell(info.pointer("/relay/url"));
+        let others: Vec<String> = urls.iter().filter(|url| **url != own).cloned().collect();
+        let found = json!(node_access::check_relays(&others).await);
+        let found: Vec<&Value> = found.as_array().into_iter().flatten().collect();
+        return bad_relay(&found).unwrap_or_else(|| {
+            Check::warn("relays", format!("not connected yet: {}", urls.join(", ")))
+                .hint("alknet doctor, again in a few seconds")
+        });
     }
     if !used.is_empty() {
-        let urls: Vec<String> = used.iter().map(|relay| cell(relay.get("url"))).collect();
         return Check::ok("relays", urls.join(", "));
     }
     match configured {
@@ -307,13 +321,28 @@ async fn relays(config: &Config, info: Option<&Value>) -> Check {
     }
 }
 
+/// The first relay with which something is wrong.
+fn bad_relay(used: &[&Value]) -> Option<Check> {
+    let bad = used.iter().find(|relay| relay["problem"].is_string())?;
+    let message = format!("{}: {}", cell(bad.get("url")), cell(bad.get("message")));
+    Some(Check::fail("relays", message).hint(cell(bad.get("hint"))))
+}
+
 /// The relay that the node is; no check if it is none.
-fn own_relay(dir: &Path, config: &Config, info: Option<&Value>) -> Option<Check> {
+fn own_relay(dir: &Path, config: &Config, is_running: bool, info: Option<&Value>) -> Option<Check> {
     if let Some(relay) = info.and_then(status::own_relay) {
         return Some(Check::ok("own relay", relay));
     }
     if !config.relay.enabled {
         return None;
+    }
+    let listen = config.relay.listen;
+    if !is_running && let Err(error) = TcpListener::bind(listen) {
+        let message = format!("TCP {listen} cannot be taken: {error}");
+        return Some(
+            Check::fail("own relay", message)
+                .hint("choose another `listen` under `[relay]`, or end the program that has it"),
+        );
     }
     Some(match node_access::check_own_relay(config, dir) {
         Ok(()) => Check::ok(

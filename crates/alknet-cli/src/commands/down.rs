@@ -54,6 +54,11 @@ pub(crate) async fn run(app: &App, args: &DownArgs) -> Result<(), Failure> {
         );
         return Err(Failure::new(Exit::FAILED, "TIMEOUT", message).hint("alknet status"));
     }
-    app.out.say("stopped");
-    Ok(())
+    match app.out.json {
+        true => app.out.json_line(&json!({ "stopped": true })),
+        false => {
+            app.out.say("stopped");
+            Ok(())
+        }
+    }
 }

@@ -36,7 +36,7 @@ fn render(info: &Value, dir: &str, is_default_dir: bool) -> String {
         ("node id", field("node_id")),
         ("data", dir.to_owned()),
         ("addresses", or("addresses", "none")),
-        ("relays", or("relays", "none")),
+        ("relays", status::relays(info)),
         ("calls", "on, over QUIC, for known peers".into()),
         ("http", or("http", "off")),
         ("ssh", or("ssh", "off")),

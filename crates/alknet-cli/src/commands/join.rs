@@ -14,7 +14,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 /// How long is waited for the link, so that the next command finds it.
-const LINK_WAIT_MS: u64 = 3_000;
+const LINK_WAIT_MS: u64 = 10_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -53,7 +53,8 @@ pub(crate) async fn run(app: &App, args: JoinArgs) -> Result<(), Failure> {
     if let Some(name) = &args.name {
         input["name"] = json!(name);
     }
-    let reply = app.ask("peers/join", input).await.map_err(paired_before)?;
+    let asked = app.ask("peers/join", input).await;
+    let reply = asked.map_err(|failure| unreached(paired_before(failure)))?;
     if matches!(args.role.as_str(), "operator" | "admin") {
         let peer = cell(reply.get("peer"));
         app.out.warn(&format!(
@@ -124,6 +125,16 @@ fn paired_before(failure: Failure) -> Failure {
             ))
         }
         None => failure,
+    }
+}
+
+/// The inviting node is no peer yet: a list of peers does not help.
+fn unreached(failure: Failure) -> Failure {
+    match failure.code.as_ref() {
+        "UNAVAILABLE" => failure.hint(
+            "is it running, and can this machine reach one of its addresses or its relay? alknet netcheck, here and there",
+        ),
+        _ => failure,
     }
 }
 

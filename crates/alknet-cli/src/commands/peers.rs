@@ -76,7 +76,7 @@ struct AddArgs {
 struct UpdateArgs {
     /// The peer
     peer: String,
-    /// How it is shown to people
+    /// How it is shown to people; what it is called in commands stays
     #[arg(long, value_name = "NAME")]
     display_name: Option<String>,
     /// A group it is in, instead of those it was in; may be repeated

@@ -19,6 +19,38 @@ pub(super) fn own_relay(info: &Value) -> Option<String> {
     Some(format!("{} ({} clients)", field("url"), field("clients")))
 }
 
+/// The relays where the node is found, and those that it would use.
+pub(super) fn relays(info: &Value) -> String {
+    let list = |name: &str| {
+        info.get(name)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    };
+    let url_of = |relay: &Value| cell(relay.get("url"));
+    let is_connected = |relay: &&Value| relay.get("connected") == Some(&Value::Bool(true));
+    let away: Vec<&Value> = list("relays_in_use")
+        .filter(|relay| !is_connected(relay))
+        .collect();
+    let is_at_one = list("relays_in_use").any(|relay| is_connected(&relay));
+    let homes = list("relays").map(|url| cell(Some(url)));
+    let mut told: Vec<String> = homes
+        .filter(|url| away.iter().all(|relay| url_of(relay) != *url))
+        .collect();
+    told.extend(away.into_iter().map(|relay| {
+        let state = match relay.get("problem") {
+            Some(Value::String(_)) => "does not work",
+            _ if is_at_one => "in reserve",
+            _ => "not connected yet",
+        };
+        format!("{} ({state})", url_of(relay))
+    }));
+    match told.is_empty() {
+        true => "none".into(),
+        false => told.join(", "),
+    }
+}
+
 /// The lines for people.
 fn render(info: &Value) -> String {
     let field = |name: &str| cell(info.get(name));
@@ -42,7 +74,7 @@ fn render(info: &Value) -> String {
         ("version", field("version")),
         ("running", running),
         ("addresses", or("addresses", "none")),
-        ("relays", or("relays", "none")),
+        ("relays", relays(info)),
         ("http", or("http", "off")),
         ("ssh", or("ssh", "off")),
         ("peers", field("peers")),
@@ -64,6 +96,34 @@ fn render(info: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relay_that_is_not_connected_is_listed_with_why() {
+        let one = |connected: bool, problem: Option<&str>| {
+            json!({ "relays": ["https://a/"], "relays_in_use": [
+                { "url": "https://a/", "connected": connected, "problem": problem },
+                { "url": "https://b/", "connected": false, "problem": null },
+            ] })
+        };
+        for (info, told) in [
+            (one(true, None), "https://a/, https://b/ (in reserve)"),
+            (
+                one(false, None),
+                "https://a/ (not connected yet), https://b/ (not connected yet)",
+            ),
+            (
+                one(false, Some("REFUSED")),
+                "https://a/ (does not work), https://b/ (not connected yet)",
+            ),
+            (
+                json!({ "relays": ["https://n0/"], "relays_in_use": [] }),
+                "https://n0/",
+            ),
+            (json!({}), "none"),
+        ] {
+            assert_eq!(relays(&info), told);
+        }
+    }
 
     #[test]
     fn the_lines_are_plain() {

@@ -44,12 +44,13 @@ impl Anchors {
 /// The anchors known now; `own` are this node's addresses.
 pub(crate) fn anchors(finder: &Finder, relays: &[RelaySetting], own: &[SocketAddr]) -> Anchors {
     let mut names = Vec::new();
-    if relays.contains(&RelaySetting::N0) {
+    let chosen = finder.relays.chosen();
+    // Beside relays of one's own, of n0 only the discovery is used.
+    if relays.contains(&RelaySetting::N0) && chosen.is_empty() {
         names.push("n0's public relays".to_owned());
     }
-    let chosen = finder.relays.chosen();
     names.extend(chosen.iter().map(|relay| format!("relay {}", relay.url())));
-    let public = own.iter().find(|own| is_public(own) && is_local(own));
+    let public = own.iter().find(|own| is_own_public(own));
     names.extend(public.map(|address| format!("this node at {address}")));
     let peers = finder.identities.snapshot().peers;
     let others: Vec<&PeerRecord> = peers
@@ -65,6 +66,11 @@ pub(crate) fn anchors(finder: &Finder, relays: &[RelaySetting], own: &[SocketAdd
         names,
         has_peers: !others.is_empty(),
     }
+}
+
+/// Whether an address is public and this machine's: others dial it as it is.
+pub(crate) fn is_own_public(address: &SocketAddr) -> bool {
+    is_public(address) && is_local(address)
 }
 
 /// Whether an address is this machine's, and not its router's: only then can

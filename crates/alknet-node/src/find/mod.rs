@@ -18,7 +18,7 @@ mod watch;
 
 pub use self::fuzz::{fuzz_exchange, fuzz_record, fuzz_record_seeds};
 pub(crate) use self::{
-    anchors::{Anchors, anchors},
+    anchors::{Anchors, anchors, is_own_public},
     exchange::{ALPN, FindHandler},
     lookup::PeerLookup,
     mdns::announce,
@@ -44,6 +44,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::sync::watch as channel;
 
@@ -276,7 +277,17 @@ impl Finder {
 
     /// Notes that a connection to a node key works over a direct address.
     pub(crate) async fn worked(&self, key: [u8; 32], address: SocketAddr) {
-        let at = self.identities.now();
+        let now = self.identities.now();
+        // After the newest one, even of a clock that was ahead then: those that
+        // count as the oldest are forgotten.
+        let newest = {
+            let state = lock(&self.state);
+            let places = state.worked.get(&key).into_iter().flatten();
+            places
+                .map(|(_, at)| at.plus(Duration::from_millis(1)))
+                .max()
+        };
+        let at = newest.map_or(now, |newest| newest.max(now));
         let place = KeptPlace { key, address, at };
         if let Err(cause) = self.store.note_place(place, PLACES_MAX).await {
             tracing::warn!(%cause, "where a peer was reached could not be stored");
@@ -298,6 +309,8 @@ impl Finder {
         }
         let _one_at_a_time = self.writing.lock().await;
         let now = self.identities.now();
+        // What could not be stored is told with the next sweep, as it is now.
+        lock(&self.state).own = places.clone();
         let (networks, own) = (lock(&self.state).networks.clone(), self.own_key());
         let mut changed = false;
         for network in networks {
@@ -308,7 +321,6 @@ impl Finder {
             self.keep(network.id, signed).await?;
             changed = true;
         }
-        lock(&self.state).own = places;
         if changed {
             self.wants_changed();
         }
@@ -432,7 +444,7 @@ impl Finder {
         let now = self.identities.now();
         let mut records = Vec::new();
         let state = lock(&self.state);
-        for wanted in &ask.networks {
+        'all: for wanted in &ask.networks {
             let Some(network) = state.networks.iter().find(|one| one.id == wanted.network) else {
                 continue;
             };
@@ -448,9 +460,15 @@ impl Finder {
                     continue;
                 }
                 let is_known = *node == self.own_key() || self.peer_of(node).is_some();
-                if let Some(sealed) = signed.seal(network).filter(|_| is_known) {
-                    records.push((network.id, sealed));
+                if !is_known {
+                    continue;
                 }
+                // One more than fits says that there is more; sealing takes
+                // time, and others wait for the state meanwhile.
+                if records.len() > OFFER_RECORDS_MAX {
+                    break 'all;
+                }
+                records.extend(signed.seal(network).map(|sealed| (network.id, sealed)));
             }
         }
         let unfinished = records.len() > OFFER_RECORDS_MAX;

@@ -38,7 +38,14 @@ pub(super) fn is_reachable(
         // in from beyond it.
         report.relays.is_empty() || !is_private(ip)
     });
-    has_address && report.udp != Some(false)
+    // Where no relay is heard at all, nothing may get out.
+    let silent = ["NAME", "SILENT", "UNREACHED"];
+    let is_heard = |problem: Option<&str>| problem.is_none_or(|code| !silent.contains(&code));
+    let mut relays = report.relays.iter();
+    let is_cut_off = !report.relays.is_empty()
+        && report.udp.is_none()
+        && !relays.any(|relay| is_heard(relay.problem.as_deref()));
+    has_address && report.udp != Some(false) && !is_cut_off
 }
 
 /// Addresses that mean something in one network only (RFC 1918, RFC 6598,
@@ -101,11 +108,9 @@ pub(super) fn refused(url: &str, reason: &str) -> String {
 }
 
 fn about_udp(report: &NetReport, looks: &[Look]) -> Option<String> {
-    if report.udp != Some(false) {
-        return None;
-    }
     let works = looks.iter().find(|look| look.https.is_ok());
     Some(match works {
+        Some(_) if report.udp != Some(false) => return None,
         Some(look) => {
             let url = look.address.url();
             let port = url.port_or_known_default().unwrap_or(443);
@@ -113,7 +118,9 @@ fn about_udp(report: &NetReport, looks: &[Look]) -> Option<String> {
                 "UDP is blocked here, or the relays serve no address discovery: connections go through a relay over TCP {port}, which works ({url}), and are slower than direct ones; to be direct, let UDP out in the firewall"
             )
         }
-        None => "no relay is reached, neither over UDP nor over TCP: this node can be reached in its own network only".to_owned(),
+        None if looks.is_empty() => return None,
+        None if report.udp == Some(true) => "no relay works, though UDP gets out: others reach this node only where they can dial one of its addresses".to_owned(),
+        None => "no relay works, so nothing is known of UDP: others reach this node only where they can dial one of its addresses".to_owned(),
     })
 }
 
@@ -171,7 +178,10 @@ mod tests {
                     latency: Duration::from_millis(10),
                 }]
             }),
-            udp_error: Some("no answer".into()),
+            udp_error: Some(super::super::udp::Unanswered {
+                is_heard: false,
+                cause: "no answer".into(),
+            }),
             accepts: accepts.map(|reason| match reason {
                 "" => Ok(()),
                 reason => Err(reason.to_owned()),
@@ -233,15 +243,19 @@ mod tests {
     #[test]
     fn with_every_relay_out_of_reach_a_private_address_is_no_way_in() {
         let looks = [look(Err(Problem::Expired), None, None)];
-        let found = report(&looks, Some(false));
+        let found = report(&looks, None);
         assert!(!reachable(&found, "192.168.1.2"));
+        assert!(reachable(&found, "198.51.100.7"));
+        let silent = "203.0.113.1:443".parse().unwrap();
+        let cut_off = report(&[look(Err(Problem::Silent(silent)), None, None)], None);
+        assert!(!reachable(&cut_off, "198.51.100.7"));
         let told = advice(&found, Nat::Unknown, None, &looks);
         assert_eq!(
             told[0],
             "relay https://relay.example/: its certificate has expired; renew it on the relay's machine, and reload the relay"
         );
         assert!(
-            told[1].starts_with("no relay is reached, neither over UDP nor over TCP"),
+            told[1].starts_with("no relay works, so nothing is known of UDP"),
             "{told:?}"
         );
     }

@@ -165,9 +165,14 @@ async fn connect(addresses: &[IpAddr], port: u16) -> Result<(TcpStream, SocketAd
 /// Why a handshake failed.
 fn refused_tls(error: &io::Error) -> Problem {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    let Some(rustls::Error::InvalidCertificate(cause)) = inner else {
-        return Problem::NotTls(error.to_string());
-    };
+    match inner {
+        Some(rustls::Error::InvalidCertificate(cause)) => refused_certificate(cause),
+        _ => Problem::NotTls(error.to_string()),
+    }
+}
+
+/// Why a certificate is not taken.
+pub(super) fn refused_certificate(cause: &CertificateError) -> Problem {
     match cause {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => Problem::Expired,
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
@@ -176,6 +181,11 @@ fn refused_tls(error: &io::Error) -> Problem {
         CertificateError::UnknownIssuer => Problem::UnknownIssuer,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             Problem::WrongName
+        }
+        // How webpki calls a self-signed one that may sign others too, which
+        // is what `openssl req -x509` makes.
+        CertificateError::Other(cause) if cause.0.to_string() == "CaUsedAsEndEntity" => {
+            Problem::UnknownIssuer
         }
         CertificateError::Other(cause) => Problem::Certificate(cause.0.to_string()),
         other => Problem::Certificate(other.to_string()),
@@ -286,7 +296,8 @@ async fn read_page<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Page> {
 
 /// Whether somebody else answers in a relay's place over plain HTTP, as the
 /// portals of hotels do; `None` if nobody answers. A relay that serves this
-/// page repeats the challenge.
+/// page repeats the challenge. A portal shows a page for whatever is asked, or
+/// leads to it at another host; a web server at a wrong address does neither.
 pub(super) async fn captive_portal(url: &RelayUrl, resolver: &DnsResolver) -> Option<bool> {
     let host = url.host_str()?;
     let addresses = resolve(resolver, host).await.ok()?;
@@ -296,8 +307,24 @@ pub(super) async fn captive_portal(url: &RelayUrl, resolver: &DnsResolver) -> Op
     let page = request(&mut stream, host, "/generate_204", &field)
         .await
         .ok()?;
-    let answered = page.field("x-iroh-response") == Some(&format!("response {challenge}"));
-    Some(page.status != 204 || !answered)
+    let response = format!("response {challenge}");
+    if page.field("x-iroh-response") == Some(&response) {
+        return Some(false);
+    }
+    Some(is_portal(&page, host))
+}
+
+/// Whether an answer is what portals give (RFC 6585, section 6, has 511 for
+/// them).
+fn is_portal(page: &Page, host: &str) -> bool {
+    match page.status {
+        200 | 511 => true,
+        301..=303 | 307 | 308 => page
+            .field("location")
+            .and_then(|to| to.split_once("://"))
+            .is_some_and(|(_, to)| to.split(['/', ':', '?']).next() != Some(host)),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -365,6 +392,50 @@ mod tests {
         far.write_all(long).await.unwrap();
         let error = read_page(&mut near).await.unwrap_err();
         assert_eq!(error.to_string(), "an answer that is too long");
+    }
+
+    #[test]
+    fn a_portal_is_told_from_a_web_server() {
+        let judged = |answer: &str| is_portal(&Page::parse(answer).unwrap(), "relay.example");
+        for (answer, is) in [
+            ("HTTP/1.1 200 OK", true),
+            ("HTTP/1.1 511 Network Authentication Required", true),
+            (
+                "HTTP/1.1 302 Found\r\nLocation: http://login.hotel/?x",
+                true,
+            ),
+            (
+                "HTTP/1.1 301 Moved\r\nLocation: https://relay.example/generate_204",
+                false,
+            ),
+            ("HTTP/1.1 301 Moved\r\nLocation: /elsewhere", false),
+            ("HTTP/1.1 404 Not Found", false),
+            ("HTTP/1.1 204 No Content", false),
+        ] {
+            assert_eq!(judged(answer), is, "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_self_signed_certificate_of_any_kind_is_of_nobody_that_is_trusted() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = crate::relay::Relays::new(&[]).tls_config();
+        let verifier = tls.server_cert_verifier(provider).unwrap();
+        let names = vec!["relay.example".to_owned()];
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        for is_ca in [
+            rcgen::IsCa::NoCa,
+            rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained),
+        ] {
+            params.is_ca = is_ca;
+            let made = params.self_signed(&key).unwrap();
+            let name = ServerName::try_from("relay.example").unwrap();
+            let now = rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(1 << 30));
+            let refused = verifier.verify_server_cert(made.der(), &[], &name, &[], now);
+            let refused = io::Error::other(refused.unwrap_err());
+            assert_eq!(refused_tls(&refused), Problem::UnknownIssuer);
+        }
     }
 
     #[test]

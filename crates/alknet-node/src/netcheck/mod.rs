@@ -13,7 +13,7 @@ pub use self::report::{AddressFamily, NetReport, PortMapping, ProbeReport, Relay
 
 use self::{
     https::{Problem, resolve},
-    udp::{Nat, Seen, Socket},
+    udp::{Nat, Seen, Socket, Unanswered},
 };
 use crate::{
     config::{Config, ConfigError, RelaySetting},
@@ -21,7 +21,7 @@ use crate::{
     relay::{RelayAddress, Relays},
     setup::{OpenKeysError, is_initialised, open_keys},
 };
-use iroh::{RelayConfig, SecretKey, dns::DnsResolver};
+use iroh::{RelayConfig, RelayUrl, SecretKey, dns::DnsResolver};
 use iroh_relay::{
     client::{ClientBuilder, ConnectError},
     protos::handshake,
@@ -130,12 +130,7 @@ pub(crate) struct Subject {
 
 /// Looks at everything at once; takes a few seconds at most.
 pub(crate) async fn check(relays: &Relays, subject: Subject) -> Result<NetReport, NetcheckError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = relays.tls_config().client_config(provider);
-    let probes = Probes {
-        tls: Arc::new(tls.map_err(NetcheckError::Tls)?),
-        resolver: relays.resolver(),
-    };
+    let probes = Probes::new(relays).map_err(NetcheckError::Tls)?;
     let (v4, v6) = (
         Socket::open(true, &probes.tls),
         Socket::open(false, &probes.tls),
@@ -179,7 +174,7 @@ pub(super) struct Look {
     https: Result<https::Reached, Problem>,
     seen: Vec<Seen>,
     /// Why it was not asked, or did not answer, over UDP.
-    udp_error: Option<String>,
+    udp_error: Option<Unanswered>,
     accepts: Option<Result<(), String>>,
 }
 
@@ -188,7 +183,34 @@ struct Probes {
     resolver: DnsResolver,
 }
 
+/// Asks a relay, with an invite's token, whether this node may use it; why not
+/// otherwise. Ends the connection that this key had there with the token.
+pub(crate) async fn ask_relay(
+    relays: &Relays,
+    relay: &RelayAddress,
+    key: &SecretKey,
+    token: &str,
+) -> Result<(), String> {
+    let Ok(probes) = Probes::new(relays) else {
+        return Ok(());
+    };
+    let probed = https::probe(relay.url(), &probes.tls, &probes.resolver).await;
+    probed.map_err(|problem| format!("{problem} ({})", problem.advice()))?;
+    match probes.accepts(relay.url(), Some(token), key).await {
+        Some(Err(reason)) => Err(format!("it does not let this node in: {reason}")),
+        _ => Ok(()),
+    }
+}
+
 impl Probes {
+    fn new(relays: &Relays) -> std::io::Result<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Ok(Self {
+            tls: Arc::new(relays.tls_config().client_config(provider)?),
+            resolver: relays.resolver(),
+        })
+    }
+
     async fn look(
         &self,
         address: &RelayAddress,
@@ -202,7 +224,10 @@ impl Probes {
             self.discover(relay, v4, v6),
         );
         let accepts = match (&https, key) {
-            (Ok(_), Some(key)) => self.accepts(relay, key).await,
+            (Ok(_), Some(key)) => {
+                let token = relay.auth_token.as_deref();
+                self.accepts(&relay.url, token, key).await
+            }
             _ => None,
         };
         Look {
@@ -220,15 +245,19 @@ impl Probes {
         relay: &RelayConfig,
         v4: Option<&Socket>,
         v6: Option<&Socket>,
-    ) -> (Vec<Seen>, Option<String>) {
+    ) -> (Vec<Seen>, Option<Unanswered>) {
+        let unasked = |cause: String| Unanswered {
+            is_heard: false,
+            cause,
+        };
         let Some(quic) = &relay.quic else {
             let why = "it offers no address discovery, by its address";
-            return (Vec::new(), Some(why.into()));
+            return (Vec::new(), Some(unasked(why.into())));
         };
         let host = relay.url.host_str().unwrap_or_default();
         let addresses = match resolve(&self.resolver, host).await {
             Ok(addresses) => addresses,
-            Err(problem) => return (Vec::new(), Some(problem.to_string())),
+            Err(problem) => return (Vec::new(), Some(unasked(problem.to_string()))),
         };
         let first = |is_v4: bool| addresses.iter().find(|ip| ip.is_ipv4() == is_v4);
         let asked = tokio::join!(
@@ -246,11 +275,16 @@ impl Probes {
     }
 
     /// Whether the relay lets this node in; `None` if that was not found out.
-    async fn accepts(&self, relay: &RelayConfig, key: &SecretKey) -> Option<Result<(), String>> {
-        let mut client = ClientBuilder::new(relay.url.clone(), key.clone(), self.resolver.clone())
+    async fn accepts(
+        &self,
+        url: &RelayUrl,
+        token: Option<&str>,
+        key: &SecretKey,
+    ) -> Option<Result<(), String>> {
+        let mut client = ClientBuilder::new(url.clone(), key.clone(), self.resolver.clone())
             .tls_client_config((*self.tls).clone());
-        if let Some(token) = &relay.auth_token {
-            client = client.auth_token(token.clone());
+        if let Some(token) = token {
+            client = client.auth_token(token);
         }
         match timeout(ACCEPT_MAX, client.connect()).await.ok()? {
             Ok(_) => Some(Ok(())),
@@ -262,10 +296,18 @@ impl Probes {
         }
     }
 
-    /// Asked only where no relay is reached: one that is proves that nobody
-    /// stands in between.
+    /// Asked only where no relay is reached: one that is, and a server that is
+    /// no relay and has a trusted certificate, prove that nobody stands in
+    /// between.
     async fn captive_portal(&self, looks: &[Look]) -> Option<bool> {
-        if looks.iter().any(|look| look.https.is_ok()) {
+        let is_itself = |look: &Look| match &look.https {
+            Ok(_) => true,
+            Err(problem) => {
+                let is_checked = look.address.url().scheme() == "https";
+                is_checked && matches!(problem, Problem::NotARelay(_))
+            }
+        };
+        if looks.iter().any(is_itself) {
             return Some(false);
         }
         let asked = looks
@@ -285,7 +327,7 @@ async fn ask(
     ip: Option<&IpAddr>,
     port: u16,
     name: &str,
-) -> Option<Result<Seen, String>> {
+) -> Option<Result<Seen, Unanswered>> {
     let (socket, ip) = socket.zip(ip)?;
     Some(socket.ask(SocketAddr::new(*ip, port), name).await)
 }
@@ -304,6 +346,20 @@ async fn ask_router() -> Option<PortMapping> {
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
+}
+
+/// Whether UDP gets out. That one relay alone is silent says nothing if it is
+/// silent over TCP too: it may be elsewhere.
+fn gets_out(looks: &[Look]) -> Option<bool> {
+    let is_heard = |look: &Look| {
+        let error = look.udp_error.as_ref();
+        !look.seen.is_empty() || error.is_some_and(|error| error.is_heard)
+    };
+    let is_silent = |look: &Look| look.https.is_ok() && look.address.config().quic.is_some();
+    match looks.iter().any(is_heard) {
+        true => Some(true),
+        false => looks.iter().any(is_silent).then_some(false),
+    }
 }
 
 fn put_together(
@@ -332,15 +388,8 @@ fn put_together(
             public_addresses.push(public);
         }
     }
-    let asked_udp = looks
-        .iter()
-        .any(|look| look.address.config().quic.is_some());
     let mut report = NetReport {
-        udp: match (seen.is_empty(), asked_udp) {
-            (false, _) => Some(true),
-            (true, true) => Some(false),
-            (true, false) => None,
-        },
+        udp: gets_out(&looks),
         ipv4: AddressFamily::new(local_v4, !v4.is_empty()),
         ipv6: AddressFamily::new(local_v6, !v6.is_empty()),
         nat: nat.as_str().into(),

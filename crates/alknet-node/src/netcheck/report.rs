@@ -8,7 +8,8 @@ use std::net::IpAddr;
 /// What the network lets through.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NetReport {
-    /// Whether packets over UDP came back; `null` if nobody could be asked.
+    /// Whether packets over UDP came back; `null` if nobody could be asked, or
+    /// whoever was asked is not reached over TCP either.
     pub udp: Option<bool>,
     /// IPv4.
     pub ipv4: AddressFamily,
@@ -171,7 +172,11 @@ impl RelayReport {
             quic: ProbeReport {
                 answered: quic.is_some(),
                 latency_ms: quic,
-                error: look.udp_error.clone().filter(|_| quic.is_none()),
+                error: look
+                    .udp_error
+                    .as_ref()
+                    .filter(|_| quic.is_none())
+                    .map(|error| error.cause.clone()),
             },
             https: ProbeReport {
                 answered: https.is_some(),

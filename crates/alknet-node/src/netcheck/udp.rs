@@ -2,6 +2,7 @@
 //! (draft-ietf-quic-address-discovery), from one socket for all of them, so
 //! that what they see can be compared.
 
+use super::https::refused_certificate;
 use futures::StreamExt;
 use iroh_relay::quic::{QUIC_ADDR_DISC_CLOSE_CODE, QUIC_ADDR_DISC_CLOSE_REASON, QuicClient};
 use std::{
@@ -33,6 +34,43 @@ pub(super) struct Seen {
     pub(super) latency: Duration,
 }
 
+/// Why a question was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unanswered {
+    /// Whether packets came back all the same.
+    pub(super) is_heard: bool,
+    /// In words.
+    pub(super) cause: String,
+}
+
+impl Unanswered {
+    fn of(error: &iroh_relay::quic::Error) -> Self {
+        use noq::ConnectionError as E;
+        let silent = |cause: String| Self {
+            is_heard: false,
+            cause,
+        };
+        let iroh_relay::quic::Error::Connection { source, .. } = error else {
+            return silent(error.to_string());
+        };
+        let certificate = match source {
+            E::TransportError(error) => error.crypto.as_ref().and_then(|cause| match cause
+                .downcast_ref::<rustls::Error>(
+            )? {
+                rustls::Error::InvalidCertificate(cause) => Some(refused_certificate(cause)),
+                _ => None,
+            }),
+            E::TimedOut => return silent("no answer".into()),
+            E::LocallyClosed | E::CidsExhausted => return silent(source.to_string()),
+            _ => None,
+        };
+        Self {
+            is_heard: true,
+            cause: certificate.map_or_else(|| source.to_string(), |problem| problem.to_string()),
+        }
+    }
+}
+
 impl Socket {
     /// `None` if this machine cannot have one.
     pub(super) fn open(is_v4: bool, tls: &rustls::ClientConfig) -> Option<Self> {
@@ -50,16 +88,19 @@ impl Socket {
     }
 
     /// Asks a relay from where this socket's packets come.
-    pub(super) async fn ask(&self, server: SocketAddr, name: &str) -> Result<Seen, String> {
+    pub(super) async fn ask(&self, server: SocketAddr, name: &str) -> Result<Seen, Unanswered> {
         let asking = async {
             let began = Instant::now();
             let connection = self.client.create_conn(server, name).await;
-            let connection = connection.map_err(|error| error.to_string())?;
+            let connection = connection.map_err(|error| Unanswered::of(&error))?;
             let handshake = began.elapsed();
             let seen = connection.observed_external_addr().next().await;
             let latency = connection.rtt(noq::PathId::ZERO).unwrap_or(handshake);
             connection.close(QUIC_ADDR_DISC_CLOSE_CODE, QUIC_ADDR_DISC_CLOSE_REASON);
-            let public = seen.ok_or("it does not say what it sees")?;
+            let public = seen.ok_or_else(|| Unanswered {
+                is_heard: true,
+                cause: "it does not say what it sees".into(),
+            })?;
             Ok(Seen {
                 server,
                 public: SocketAddr::new(public.ip().to_canonical(), public.port()),
@@ -69,7 +110,10 @@ impl Socket {
         };
         match timeout(ANSWER_MAX, asking).await {
             Ok(seen) => seen,
-            Err(_) => Err("no answer".into()),
+            Err(_) => Err(Unanswered {
+                is_heard: false,
+                cause: "no answer".into(),
+            }),
         }
     }
 

@@ -186,7 +186,7 @@ async fn create(
             format!("{OPEN_MAX} invites are open, which is the limit"),
         ));
     }
-    let places = shared.own_addresses();
+    let places = shared.expected_addresses();
     let ticket = Ticket {
         node_id: shared.node_id(),
         addresses: places.direct.iter().copied().take(ADDRESSES_MAX).collect(),

@@ -38,7 +38,7 @@ const KEYS_TOLD_MAX: usize = 1024;
 const STRANGER: &str = "this relay serves nodes that its owner knows: join with an invite (alknet join), or have your key added there (alknet peers add)";
 const FULL: &str = "this relay serves as many clients as it may; try again later";
 const CROWDED: &str = "too many newcomers show the same invite; try again later";
-const TWICE: &str = "this key is connected already";
+pub(super) const TWICE: &str = "this key is connected already";
 
 /// Counters of who came.
 #[derive(Debug, Default, MetricsGroup)]
@@ -124,7 +124,8 @@ impl std::fmt::Debug for GateAudit {
 struct State {
     /// One connection a key: the newest.
     connected: HashMap<[u8; 32], Connected>,
-    /// Connections of former newcomers, until when they may stay.
+    /// Connections beside the newest one of their key, until when they may
+    /// stay; kept until the server says that they have ended.
     leaving: Vec<([u8; 32], ConnectionId, Instant)>,
     /// Times of newcomers' connections, by invite.
     newcomers: HashMap<String, Vec<Instant>>,
@@ -255,33 +256,38 @@ impl Gate {
         if matches!(entered.right, Right::Newcomer { .. }) {
             self.newcomer.notify_one();
         }
+        let is_known = entered.right == Right::Known;
         state.connected.insert(key, entered);
-        if let Some(before) = &before
-            && matches!(before.right, Right::Newcomer { .. })
-            && token.is_none()
-        {
-            let until = Instant::now() + LEAVING;
-            state.leaving.push((key, before.connection, until));
-            self.newcomer.notify_one();
-            return Ok(());
-        }
-        drop(state);
         if let Some(before) = before {
             // A key has one connection, so that its rate is one.
-            self.cut(&key, before.connection);
+            let quietly = matches!(before.right, Right::Newcomer { .. }) && token.is_none();
+            let stays = if quietly { LEAVING } else { Duration::ZERO };
+            let until = Instant::now() + stays;
+            state.leaving.push((key, before.connection, until));
+            self.newcomer.notify_one();
+        }
+        // Whoever is removed from here on is found among the connected; one
+        // that was removed since it was judged is found now.
+        if is_known && !self.is_known(&key) {
+            state.connected.remove(&key);
+            return Err(Refusal::Stranger);
         }
         Ok(())
     }
 
+    /// Ends a connection. One that was let in and is not registered yet cannot
+    /// be ended: whoever calls this tries again until the server says that it
+    /// is gone.
     fn cut(&self, key: &[u8; 32], connection: ConnectionId) {
-        self.counters.cut.inc();
-        if let (Some(service), Ok(id)) = (self.service.get(), EndpointId::from_bytes(key)) {
-            service.clients().disconnect(id, Some(connection));
+        if let (Some(service), Ok(id)) = (self.service.get(), EndpointId::from_bytes(key))
+            && service.clients().disconnect(id, Some(connection))
+        {
+            self.counters.cut.inc();
         }
     }
 
-    /// Ends every connection whose right has ended; whether one of them ends
-    /// with time.
+    /// Ends every connection whose right has ended; whether it is to be looked
+    /// at again soon, since one ends with time, or has not ended yet.
     fn end_unless_allowed(&self) -> bool {
         let connected: Vec<([u8; 32], Connected)> = self
             .state()
@@ -299,28 +305,25 @@ impl Gate {
                 Right::Known => false,
                 Right::Newcomer { invite } => self.is_open(invite),
             };
-            match is_guest {
-                true => ends = true,
-                false => self.cut(&key, connected.connection),
+            if !is_guest {
+                self.cut(&key, connected.connection);
             }
+            ends = true;
         }
         ends
     }
 
-    /// Ends what former newcomers came by, once its time is over or they are
-    /// no peers any more; whether some is left.
+    /// Ends connections beside the newest of their key once their time is over
+    /// or they are no peers' any more; whether some are left.
     fn end_leaving(&self) -> bool {
         let now = Instant::now();
-        let leaving = std::mem::take(&mut self.state().leaving);
-        let (stay, go): (Vec<_>, Vec<_>) = leaving
-            .into_iter()
-            .partition(|(key, _, until)| now < *until && self.is_known(key));
-        for (key, connection, _) in go {
-            self.cut(&key, connection);
+        let leaving = self.state().leaving.clone();
+        for (key, connection, until) in &leaving {
+            if now >= *until || !self.is_known(key) {
+                self.cut(key, *connection);
+            }
         }
-        let mut state = self.state();
-        state.leaving.extend(stay);
-        !state.leaving.is_empty()
+        !leaving.is_empty()
     }
 
     /// Ends connections when rights end, until `stop`.
@@ -441,12 +444,27 @@ impl State {
     }
 }
 
+/// Counts a client out again that was let in, if nobody heard of it.
+struct Unsaid<'a>(Option<(&'a Gate, &'a ClientRequest)>);
+
+impl Drop for Unsaid<'_> {
+    fn drop(&mut self) {
+        if let Some((gate, request)) = self.0 {
+            gate.on_disconnect(request.endpoint_id(), request.connection_id());
+        }
+    }
+}
+
 impl AccessControl for Gate {
     async fn on_connect(&self, request: &ClientRequest) -> Access {
         let key = *request.endpoint_id().as_bytes();
         let token = request.auth_token();
         let entered = self.enter(key, request.connection_id(), token.as_deref());
+        // The server tells of the end of those that it was told to let in, and
+        // may give up a client before.
+        let mut unsaid = Unsaid(Some((self, request)).filter(|_| entered.is_ok()));
         self.tell(&key, entered.err()).await;
+        unsaid.0 = None;
         match entered {
             Ok(()) => Access::Allow,
             Err(refusal) => Access::Deny {
@@ -468,5 +486,80 @@ impl AccessControl for Gate {
         {
             state.connected.remove(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use alknet_core::{
+        PeerId, RoleSet,
+        storage::{IdentityChange, NodeKey, PeerRecord, SharedClock, Timestamp},
+    };
+    use alknet_store::Store;
+    use iroh::SecretKey;
+    use iroh_relay::server::OnDisconnectGuard;
+
+    const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
+    async fn apply(identities: &IdentityIndex, change: IdentityChange) {
+        let row = AuditRow::event(NOW, "test", "peers/add");
+        identities.apply(change, row).await.unwrap();
+    }
+
+    /// A gate that no server serves, so that nothing that it cuts ends, and a
+    /// peer `phone` with a key.
+    async fn gate(dir: &tempfile::TempDir) -> (Arc<Gate>, Arc<IdentityIndex>, EndpointId) {
+        let store = Store::open(&dir.path().join("alknet.db")).unwrap();
+        let clock: SharedClock = Arc::new(|| NOW);
+        let roles = RoleSet::new(Vec::new(), Vec::new());
+        let identities = IdentityIndex::load(Arc::new(store), roles, clock);
+        let identities = Arc::new(identities.await.unwrap());
+        let phone = SecretKey::from_bytes(&[1; 32]).public();
+        let mut record = PeerRecord::new(PeerId::parse("phone").unwrap(), NOW);
+        record.node_keys = vec![NodeKey {
+            key: *phone.as_bytes(),
+            until: None,
+        }];
+        apply(&identities, IdentityChange::AddPeer(record)).await;
+        let gate = Gate::new(identities.clone(), [9; 32], 8, AuditSink::discard());
+        (gate, identities, phone)
+    }
+
+    fn connection(key: EndpointId) -> ConnectionId {
+        OnDisconnectGuard::empty(key).connection_id()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_cannot_be_ended_yet_is_looked_at_until_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (gate, identities, phone) = gate(&dir).await;
+        let first = connection(phone);
+        gate.enter(*phone.as_bytes(), first, None).unwrap();
+        assert!(!gate.end_unless_allowed());
+        let peer = PeerId::parse("phone").unwrap();
+        apply(&identities, IdentityChange::RemovePeer(peer)).await;
+        assert!(gate.end_unless_allowed());
+        assert!(gate.end_unless_allowed());
+        gate.on_disconnect(phone, first);
+        assert!(!gate.end_unless_allowed());
+        let again = gate.enter(*phone.as_bytes(), connection(phone), None);
+        assert_eq!(again, Err(Refusal::Stranger));
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_place_was_taken_is_looked_at_until_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (gate, _identities, phone) = gate(&dir).await;
+        let (first, second) = (connection(phone), connection(phone));
+        gate.enter(*phone.as_bytes(), first, None).unwrap();
+        gate.enter(*phone.as_bytes(), second, None).unwrap();
+        assert_eq!(gate.clients(), 1);
+        assert!(gate.end_unless_allowed());
+        assert!(gate.end_unless_allowed());
+        gate.on_disconnect(phone, first);
+        assert!(!gate.end_unless_allowed());
+        assert_eq!(gate.clients(), 1);
     }
 }

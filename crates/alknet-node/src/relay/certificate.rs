@@ -12,6 +12,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -113,8 +114,10 @@ pub(crate) struct Certificate {
     key: Arc<CertifiedKey>,
     /// Of its key.
     pub(crate) pin: SpkiPin,
-    /// The first name in it.
+    /// The first name in it, or else the first IPv4 address.
     pub(crate) name: Option<String>,
+    /// Whether its own key vouches for it, and nobody else.
+    pub(crate) is_self_signed: bool,
 }
 
 impl Certificate {
@@ -175,7 +178,7 @@ impl Certificate {
             CertificateDer::pem_slice_iter(&text).collect();
         let chain = chain.map_err(|_| not_pem(cert, "certificate"))?;
         let first = chain.first().ok_or_else(|| not_pem(cert, "certificate"))?;
-        let name = judge(cert, first, now)?;
+        let (name, is_self_signed) = judge(cert, first, now)?;
         let unusable = |path: &Path, reason: &dyn std::fmt::Display| CertificateError::Unusable {
             path: path.into(),
             reason: reason.to_string(),
@@ -202,16 +205,18 @@ impl Certificate {
             key: Arc::new(certified),
             pin,
             name,
+            is_self_signed,
         })
     }
 }
 
-/// Judges a certificate's time, and finds its first name.
+/// Judges a certificate's time, and finds its first name and whether it is its
+/// own issuer.
 fn judge(
     path: &Path,
     certificate: &CertificateDer<'_>,
     now: Timestamp,
-) -> Result<Option<String>, CertificateError> {
+) -> Result<(Option<String>, bool), CertificateError> {
     use x509_parser::extensions::GeneralName;
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| {
         CertificateError::Unusable {
@@ -235,11 +240,21 @@ fn judge(
         });
     }
     let names = parsed.subject_alternative_name().ok().flatten();
-    let mut names = names.iter().flat_map(|names| &names.value.general_names);
-    Ok(names.find_map(|name| match name {
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let name = names.clone().find_map(|name| match name {
         GeneralName::DNSName(name) if !name.contains('*') => Some((*name).to_owned()),
         _ => None,
-    }))
+    });
+    // Clients take no IPv6 address for the name in TLS.
+    let address = names.clone().find_map(|name| match name {
+        GeneralName::IPAddress(bytes) => {
+            let octets: [u8; 4] = (*bytes).try_into().ok()?;
+            Some(Ipv4Addr::from(octets).to_string())
+        }
+        _ => None,
+    });
+    let is_self_signed = parsed.subject().as_raw() == parsed.issuer().as_raw();
+    Ok((name.or(address), is_self_signed))
 }
 
 fn mode(path: &Path) -> Result<u32, CertificateError> {
@@ -348,6 +363,29 @@ mod tests {
     fn a_good_pair_is_used_and_named_by_its_first_whole_name() {
         let loaded = Files::new((2020, 2090)).load().unwrap();
         assert_eq!(loaded.name.as_deref(), Some("relay.example.org"));
+        assert!(loaded.is_self_signed);
+    }
+
+    #[test]
+    fn a_certificate_for_an_address_names_it_and_its_issuer_may_be_another() {
+        let files = Files::new((2020, 2090));
+        let (ca_key, key) = (
+            rcgen::KeyPair::generate().unwrap(),
+            rcgen::KeyPair::generate().unwrap(),
+        );
+        let mut ca = rcgen::CertificateParams::default();
+        ca.distinguished_name = rcgen::DistinguishedName::new();
+        ca.distinguished_name
+            .push(rcgen::DnType::CommonName, "an authority of one's own");
+        let issuer = rcgen::Issuer::from_params(&ca, &ca_key);
+        let names = ["2001:db8::1".into(), "203.0.113.7".into()];
+        let params = rcgen::CertificateParams::new(names).unwrap();
+        let signed = params.signed_by(&key, &issuer).unwrap();
+        fs::write(files.cert(), signed.pem()).unwrap();
+        files.put_key(&key.serialize_pem());
+        let loaded = files.load().unwrap();
+        assert_eq!(loaded.name.as_deref(), Some("203.0.113.7"));
+        assert!(!loaded.is_self_signed);
     }
 
     #[test]

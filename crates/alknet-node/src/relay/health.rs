@@ -1,6 +1,6 @@
 //! Whether the relays in use work, and if not, why and what helps.
 
-use super::{RelayAddress, RelayServer, Relays};
+use super::{RelayAddress, RelayServer, Relays, access::TWICE};
 use crate::{
     config::RelaySetting,
     netcheck::https::{Problem, probe},
@@ -118,7 +118,8 @@ impl Health {
             let before = kept.iter().find(|old| old.relay.url() == seen.relay.url());
             let url = seen.relay.url();
             match (&seen.fault, before.and_then(|old| old.fault.as_ref())) {
-                (Some(fault), old) if old != Some(fault) => {
+                // A relay that says the same in other words is no news.
+                (Some(fault), old) if old.is_none_or(|old| old.code != fault.code) => {
                     tracing::warn!(%url, "the relay is not used: {} ({})", fault.message, fault.hint);
                 }
                 (None, Some(_)) => tracing::info!(%url, "the relay works again"),
@@ -180,7 +181,10 @@ impl Health {
                 fault: None,
             };
         }
-        let denied = told.and_then(RelayStatus::auth_denied_reason);
+        // Whoever has just joined is let in again in a moment.
+        let denied = told
+            .and_then(RelayStatus::auth_denied_reason)
+            .filter(|reason| *reason != TWICE);
         let fault = match denied {
             Some(reason) => Some(Fault::denied(reason)),
             None if due => check(&relay, tls, resolver).await.err(),
@@ -221,6 +225,40 @@ pub async fn check_relays(texts: &[String]) -> Vec<RelayUse> {
     futures::future::join_all(looked).await
 }
 
+/// Gives the owner of a relay advice of its own: that for users is to ask the
+/// owner.
+pub(crate) fn advise_owner(used: &mut [RelayUse], own: &RelayServer) {
+    let address = own.address().to_string();
+    for relay in used.iter_mut().filter(|relay| relay.url == address) {
+        let hint = relay
+            .problem
+            .as_deref()
+            .and_then(|code| own_hint(code, own));
+        relay.hint = hint.or(relay.hint.take());
+    }
+}
+
+/// What the owner of a relay can do about what is wrong with it.
+fn own_hint(code: &str, own: &RelayServer) -> Option<String> {
+    Some(match code {
+        "CERTIFICATE_UNKNOWN" | "CERTIFICATE" => format!(
+            "no public authority vouches for its certificate: give others its key too, --url '{}'",
+            own.pinned_address()
+        ),
+        "CERTIFICATE_NAME" => {
+            "give the name that its certificate is for: --url https://NAME/".into()
+        }
+        "NAME" => "others do not find it by that name: add it to the DNS, or give another one with --url".into(),
+        "REFUSED" | "SILENT" | "UNREACHED" => {
+            "others are told that address: check --url, the firewall and the port that the router forwards; some routers let nobody inside reach it that way".into()
+        }
+        "NOT_TLS" | "NOT_A_RELAY" => {
+            "something else answers at the address that others are told: check --url".into()
+        }
+        _ => return None,
+    })
+}
+
 /// What is said of relays to whoever asks how the node can be reached.
 pub(crate) fn notes(n0: bool, used: &[RelayUse], own: Option<&RelayServer>) -> Vec<String> {
     let mut notes = Vec::new();
@@ -230,18 +268,23 @@ pub(crate) fn notes(n0: bool, used: &[RelayUse], own: Option<&RelayServer>) -> V
             own.address()
         ));
     }
-    let others = used
-        .iter()
-        .filter(|relay| own.is_none_or(|own| own.address().to_string() != relay.url));
-    for relay in others.clone() {
-        if let (Some(message), Some(hint)) = (&relay.message, &relay.hint) {
-            notes.push(format!(
-                "relay {} is not used: {message} ({hint})",
-                relay.url
-            ));
-        }
+    for relay in used {
+        let (Some(message), Some(hint)) = (&relay.message, &relay.hint) else {
+            continue;
+        };
+        let is_own = own.is_some_and(|own| own.address().to_string() == relay.url);
+        notes.push(match is_own {
+            true => format!("this node cannot use its own relay by that address, and others hardly can: {message} ({hint})"),
+            false => format!("relay {} is not used: {message} ({hint})", relay.url),
+        });
     }
-    if n0 {
+    if n0 && !used.is_empty() {
+        notes.push(
+            "n0's DNS discovery is used, and none of its relays: it sees node ids and addresses"
+                .into(),
+        );
+    }
+    if n0 && used.is_empty() {
         notes.push("n0's public relays and DNS discovery are used: they see node ids, addresses and sizes, and can read nothing".into());
     } else if used.is_empty() {
         notes.push("no relay is used: a machine behind a NAT reaches this one only if this one has an address it can dial (--relay n0, or --relay URL of your own)".into());

@@ -21,7 +21,7 @@ pub(crate) use vetting::{is_loopback, is_never_contacted};
 use crate::{config::RelaySetting, ticket::RELAYS_MAX};
 pub(crate) use address::QAD_PORT;
 use data_encoding::HEXLOWER;
-pub(crate) use health::{Health, notes};
+pub(crate) use health::{Health, advise_owner, notes};
 use iroh::{Endpoint, RelayMap, RelayMode, RelayUrl, dns::DnsResolver};
 use iroh_relay::tls::CaTlsConfig;
 pub(crate) use server::{RelayParts, RelayServer};
@@ -29,7 +29,7 @@ pub(crate) use server::{RelayParts, RelayServer};
 use pins::Pins;
 use std::sync::{
     Arc, PoisonError, RwLock,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use vetting::VettingResolver;
 
@@ -57,6 +57,8 @@ struct Inner {
     map: RelayMap,
     /// Whether relays may be used at all.
     enabled: AtomicBool,
+    /// How often an invite's token was shown.
+    presented: AtomicU64,
     known: RwLock<Known>,
 }
 
@@ -89,6 +91,7 @@ impl Relays {
             pins,
             map,
             enabled: AtomicBool::new(!settings.contains(&RelaySetting::None)),
+            presented: AtomicU64::new(0),
             known: RwLock::new(Known {
                 chosen,
                 told: Vec::new(),
@@ -132,15 +135,21 @@ impl Relays {
     pub(crate) fn learn(&self, texts: &[String], came_over_loopback: bool) -> Vec<RelayAddress> {
         let mut taken: Vec<RelayAddress> = Vec::new();
         for text in texts {
-            let Ok(relay) = text.parse::<RelayAddress>() else {
+            let Ok(named) = text.parse::<RelayAddress>() else {
                 tracing::debug!("a peer names a relay by a text that names none");
                 continue;
             };
-            let is_chosen = self.is_chosen(relay.url());
+            // Whatever a peer says of the key of one that was chosen here.
+            let chosen = self.chosen_at(named.url());
+            let (is_chosen, relay) = (chosen.is_some(), chosen.unwrap_or(named));
             if let Err(cause) = vet_relay(&relay, came_over_loopback)
                 && !is_chosen
             {
                 tracing::debug!(%cause, "a relay that a peer named is not used");
+                continue;
+            }
+            if self.is_beside_chosen(&relay) {
+                tracing::debug!(%relay, "a peer names another port of a chosen host; not used");
                 continue;
             }
             if taken.iter().any(|other| other.url() == relay.url()) || taken.len() == RELAYS_MAX {
@@ -164,7 +173,9 @@ impl Relays {
             .iter()
             .filter_map(|text| text.parse::<RelayAddress>().ok());
         let usable: Vec<RelayAddress> = parsed
+            .map(|relay| self.chosen_at(relay.url()).unwrap_or(relay))
             .filter(|relay| !relay.ip().is_some_and(vetting::is_never_contacted))
+            .filter(|relay| !self.is_beside_chosen(relay))
             .take(RELAYS_MAX)
             .collect();
         for relay in &usable {
@@ -176,7 +187,33 @@ impl Relays {
     }
 
     fn is_chosen(&self, url: &RelayUrl) -> bool {
-        self.known().chosen.iter().any(|relay| relay.url() == url)
+        self.chosen_at(url).is_some()
+    }
+
+    fn chosen_at(&self, url: &RelayUrl) -> Option<RelayAddress> {
+        let known = self.known();
+        known
+            .chosen
+            .iter()
+            .find(|relay| relay.url() == url)
+            .cloned()
+    }
+
+    /// Whether a relay's name is that of a chosen one, and its port is not. Such
+    /// a name leads wherever the choice leads, this machine included, where a
+    /// peer has no say in which port is contacted.
+    fn is_beside_chosen(&self, relay: &RelayAddress) -> bool {
+        if relay.ip().is_some() {
+            return false;
+        }
+        let port = |relay: &RelayAddress| relay.url().port_or_known_default();
+        let known = self.known();
+        let mut same_host = known
+            .chosen
+            .iter()
+            .filter(|chosen| pins::is_same_host(chosen.host(), relay.host()))
+            .peekable();
+        same_host.peek().is_some() && same_host.all(|chosen| port(chosen) != port(relay))
     }
 
     fn remember(&self, relay: &RelayAddress) {
@@ -187,6 +224,12 @@ impl Relays {
             known.told.remove(0);
         }
         known.told.push(relay.clone());
+    }
+
+    /// Whether a URL is only that of a place where a newcomer passes: a node
+    /// is not at home there, whatever the library thinks.
+    pub(crate) fn is_passed_by(&self, url: &RelayUrl) -> bool {
+        url.query().is_some() && !self.is_chosen(self.address_of(url).url())
     }
 
     /// A relay's whole name: its URL alone does not say its key.
@@ -208,10 +251,21 @@ impl Relays {
         self.choose(endpoint, relay.address()).await;
     }
 
-    /// Uses a relay from now on as if it had been configured.
+    /// Uses a relay from now on as if it had been configured. Of a host that
+    /// was chosen already, what was said of its key then is all that counts.
     pub(crate) async fn adopt(&self, endpoint: &Endpoint, relay: &RelayAddress) {
         self.0.enabled.store(true, Ordering::Relaxed);
+        if self.is_host_chosen(relay) {
+            tracing::info!(%relay, "a relay of this host is used already; nothing is changed");
+            return;
+        }
         self.choose(endpoint, relay).await;
+    }
+
+    fn is_host_chosen(&self, relay: &RelayAddress) -> bool {
+        let known = self.known();
+        let mut chosen = known.chosen.iter();
+        chosen.any(|chosen| pins::is_same_host(chosen.host(), relay.host()))
     }
 
     async fn choose(&self, endpoint: &Endpoint, relay: &RelayAddress) {
@@ -233,7 +287,10 @@ impl Relays {
     /// gives each URL a connection of its own, and one under the relay's own URL
     /// may be there already, refused and without the token.
     pub(crate) fn present(&self, relay: &RelayAddress, token: &str) -> Presented {
-        let url: RelayUrl = format!("{}?{NEWCOMER}", relay.url())
+        // Each time another one: the library keeps the token, and the pause
+        // after a refusal, of a URL for a minute after its last use.
+        let number = self.0.presented.fetch_add(1, Ordering::Relaxed);
+        let url: RelayUrl = format!("{}?{NEWCOMER}={number}", relay.url())
             .parse()
             .unwrap_or_else(|_| relay.url().clone());
         // Without address discovery: nothing else is asked of it.
@@ -302,6 +359,49 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn what_a_peer_says_of_a_chosen_relay_changes_nothing() {
+        let other = PIN.replace("ab12", "ab13");
+        let chosen = format!("https://203.0.113.1/#sha256={PIN}");
+        let relays = Relays::new(&[RelaySetting::parse(&chosen).unwrap()]);
+        let said = [format!("https://203.0.113.1/#sha256={other}")];
+        assert_eq!(texts(&relays.learn(&said, false)), [chosen.clone()]);
+        assert_eq!(texts(&relays.usable(&said)), [chosen.clone()]);
+        let endpoint = Endpoint::builder(iroh::endpoint::presets::Minimal)
+            .relay_mode(RelayMode::Custom(relays.map()))
+            .bind_addr("127.0.0.1:0")
+            .unwrap();
+        let endpoint = endpoint.bind().await.unwrap();
+        for port in ["", ":8443"] {
+            let named = format!("https://203.0.113.1{port}/#sha256={other}");
+            relays.adopt(&endpoint, &named.parse().unwrap()).await;
+        }
+        assert_eq!(texts(&relays.chosen()), [chosen]);
+        let new = format!("https://203.0.113.2/#sha256={other}");
+        relays.adopt(&endpoint, &new.parse().unwrap()).await;
+        assert_eq!(texts(&relays.chosen())[1..], [new]);
+        endpoint.close().await;
+    }
+
+    #[test]
+    fn a_peer_names_no_other_port_of_a_chosen_name() {
+        let chosen = "https://relay.example.org:8443/";
+        let relays = Relays::new(&[RelaySetting::parse(chosen).unwrap()]);
+        let other = [
+            "https://relay.example.org:5432/",
+            "https://Relay.example.org./",
+        ];
+        let other = other.map(str::to_owned);
+        assert_eq!(texts(&relays.learn(&other, true)), Vec::<String>::new());
+        assert_eq!(texts(&relays.usable(&other)), Vec::<String>::new());
+        let same = [
+            chosen.to_owned(),
+            "https://another.example.org:5432/".into(),
+        ];
+        assert_eq!(texts(&relays.learn(&same, false)), same);
+        assert_eq!(texts(&relays.usable(&same)), same);
+    }
+
     #[test]
     fn with_an_explicit_none_no_relay_of_a_peer_is_used() {
         let told = ["https://203.0.113.1/".to_owned()];
@@ -326,7 +426,13 @@ mod tests {
         assert_eq!(token_of(relay.url()), Some(None));
         // Whoever is told of it hears the relay's own name.
         assert_eq!(relays.address_of(shown.url()), relay);
-        drop(shown);
+        assert!(!relays.is_passed_by(shown.url()));
+        let stranger = relays.present(&"https://203.0.113.9/".parse().unwrap(), "t");
+        assert!(relays.is_passed_by(stranger.url()));
+        // A refusal of one token does not hold up the next one.
+        let other = relays.present(&relay, "u");
+        assert_ne!(other.url(), shown.url());
+        drop((shown, other, stranger));
         assert_eq!(relays.map().urls::<Vec<_>>(), [relay.url().clone()]);
     }
 

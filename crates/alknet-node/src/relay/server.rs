@@ -2,7 +2,7 @@
 //! counters.
 
 use super::{
-    ParseRelayError, Qad, RelayAddress, RelayServerConfig,
+    ParseRelayError, Qad, RelayAddress, RelayServerConfig, SpkiPin,
     access::Gate,
     certificate::{Certificate, CertificateError, InUse},
     vetting::OwnName,
@@ -57,7 +57,7 @@ pub enum RelayStartError {
     #[error(transparent)]
     Url(#[from] ParseRelayError),
     /// Nobody can be told where it is.
-    #[error("a relay {0} is told by a name")]
+    #[error("others cannot be told where the relay is: {0}")]
     NoName(&'static str),
     /// The server did not start.
     #[error("the relay did not start: {0}")]
@@ -145,6 +145,8 @@ pub(crate) struct RelayServer {
     listen: SocketAddr,
     qad: Option<SocketAddr>,
     is_self_signed: bool,
+    /// The key of its certificate.
+    pin: Mutex<SpkiPin>,
     clock: SharedClock,
     in_use: Arc<InUse>,
     pub(crate) gate: Arc<Gate>,
@@ -199,6 +201,7 @@ impl RelayServer {
             listen,
             qad,
             is_self_signed: config.cert.is_none(),
+            pin: Mutex::new(certificate.pin),
             clock: parts.clock,
             in_use,
             gate,
@@ -211,6 +214,12 @@ impl RelayServer {
     /// Its whole address, as others configure it.
     pub(crate) fn address(&self) -> &RelayAddress {
         &self.address
+    }
+
+    /// Its address with the key of its certificate, whoever vouches for that.
+    pub(crate) fn pinned_address(&self) -> RelayAddress {
+        let pin = *self.pin.lock().unwrap_or_else(PoisonError::into_inner);
+        self.address.clone().with(Some(pin), self.address.qad())
     }
 
     /// Its name, if it is told by one that leads to where it listens.
@@ -251,19 +260,34 @@ impl RelayServer {
         }
     }
 
-    /// Reads the certificate again; new connections get the new one.
+    /// Reads the certificate again, for new connections; `None` if it is for
+    /// the next start, when the relay is told by another address.
     pub(crate) fn check_certificate(
         &self,
         config: &RelayServerConfig,
         data: &DataDir,
-    ) -> Result<Renewal, RelayStartError> {
+        needs_restart: bool,
+    ) -> Result<Option<Renewal>, RelayStartError> {
         let provider = rustls::crypto::ring::default_provider();
-        load(config, data, &self.clock, &provider).map(Renewal)
+        let certificate = load(config, data, &self.clock, &provider)?;
+        if needs_restart {
+            return Ok(None);
+        }
+        // Those that know it by its key would not know it any more.
+        match self.address.pin() {
+            Some(told) if told != certificate.pin => Err(CertificateError::OtherPin {
+                told,
+                found: certificate.pin,
+            }
+            .into()),
+            _ => Ok(Some(Renewal(certificate))),
+        }
     }
 
     /// Puts a certificate that was checked in use.
     pub(crate) fn renew(&self, renewal: &Renewal) {
         self.in_use.replace(&renewal.0);
+        *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = renewal.0.pin;
     }
 
     /// Stops: no new clients, and those that are there are told.
@@ -357,7 +381,8 @@ fn told(
     qad: Option<u16>,
 ) -> Result<RelayAddress, RelayStartError> {
     let is_own = config.cert.is_some();
-    let pin = (!is_own).then_some(certificate.pin);
+    // Nobody vouches for a self-signed one either, whoever made it.
+    let pin = certificate.is_self_signed.then_some(certificate.pin);
     if let Some(told) = config.told()? {
         // A port that a router forwards is known to its owner alone.
         let qad = match told.qad() {
@@ -367,17 +392,22 @@ fn told(
         let pin = pin.or(told.pin());
         return Ok(told.with(pin, qad));
     }
-    let host = match (is_own, &certificate.name) {
-        (true, Some(name)) => name.clone(),
-        (true, None) => {
+    let host = match &certificate.name {
+        Some(name) if is_own => name.clone(),
+        // Known by its key, it may have any address.
+        None if is_own && !certificate.is_self_signed => {
             return Err(RelayStartError::NoName(
-                "with a certificate that holds no name",
+                "its certificate is for no host by name or address",
             ));
         }
-        (false, _) => match reached_at(listen.ip()) {
+        _ => match reached_at(listen.ip()) {
             IpAddr::V4(ip) => ip.to_string(),
             // iroh's clients take no IPv6 address for the name in TLS.
-            IpAddr::V6(_) => return Err(RelayStartError::NoName("at an IPv6 address")),
+            IpAddr::V6(_) => {
+                return Err(RelayStartError::NoName(
+                    "it listens at an IPv6 address, which no relay can be named by",
+                ));
+            }
         },
     };
     let url = format!("https://{host}:{}/", listen.port());

@@ -500,6 +500,15 @@ async fn the_secret_of_an_invite_stays_in_its_ticket() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_names_the_relay_that_its_node_is_still_on_the_way_to() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", nobody.local_addr().unwrap());
+    let home = start_with("home", |home| home.relays([&url])).await;
+    let ticket = Ticket::parse(&home.ticket(json!({})).await).unwrap();
+    assert_eq!(ticket.relays, [url]);
+}
+
 /// A relay answers a key on its newest connection: a joiner with two of them
 /// would wait for the answer on the other one.
 #[tokio::test(flavor = "multi_thread")]

@@ -38,6 +38,22 @@ async fn a_restart_keeps_peers_grants_invites_and_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_was_last_seen_when_it_went() {
+    let mut pair = Pair::new(&[], &[]).await;
+    let connected = eventually("it was seen to come", async || {
+        let shown = pair.home.peer_shown("laptop").await;
+        shown["last_seen_at"].as_str().map(str::to_owned)
+    })
+    .await;
+    pair.laptop.stop().await;
+    eventually("it was seen to go", async || {
+        let shown = pair.home.peer_shown("laptop").await;
+        (shown["last_seen_at"].as_str()? > connected.as_str()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_call_and_every_refusal_is_in_the_log_with_its_caller() {
     let offers = Offers::default();
     let operations = offers.operations();

@@ -510,25 +510,96 @@ async fn a_joiner_may_take_the_inviters_relays_for_its_own() {
     in_use(&adopting, |used| used.connected && used.url == url).await;
 }
 
-/// Writes a certificate for these years with its key.
-fn certify(dir: &Path, years: (i32, i32)) -> RelayAddress {
+/// Writes a certificate of some authority for these years, with its key.
+fn certify(dir: &Path, years: (i32, i32)) {
+    let mut authority = rcgen::CertificateParams::default();
+    let mut name = rcgen::DistinguishedName::new();
+    name.push(rcgen::DnType::CommonName, "an authority");
+    authority.distinguished_name = name;
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::Issuer::from_params(&authority, &authority_key);
     let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
     params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
     params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
     let key = rcgen::KeyPair::generate().unwrap();
-    fs::write(
-        dir.join("cert.pem"),
-        params.self_signed(&key).unwrap().pem(),
-    )
-    .unwrap();
+    let made = params.signed_by(&key, &authority).unwrap();
+    keep(dir, &made, &key);
+}
+
+fn keep(dir: &Path, made: &rcgen::Certificate, key: &rcgen::KeyPair) {
+    fs::write(dir.join("cert.pem"), made.pem()).unwrap();
     fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
     fs::set_permissions(dir.join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// As `openssl req -x509` makes them: without names that count, and fit to
+/// sign others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_self_signed_certificate_of_the_owners_is_told_with_its_key() {
+    let files = tempfile::TempDir::with_prefix("alknet-").unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
     let pin = {
         use sha2::Digest;
         let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
         hex32::encode(&sha2::Sha256::digest(spki).into())
     };
-    format!("https://localhost/#sha256={pin}").parse().unwrap()
+    keep(files.path(), &params.self_signed(&key).unwrap(), &key);
+    let (cert, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
+    let relay = relay_with(move |config| {
+        (config.cert, config.key) = (Some(cert.clone()), Some(key.clone()));
+    })
+    .await;
+    assert_eq!(own(&relay).certificate, "own");
+    assert_eq!(address(&relay).pin().unwrap().to_string(), pin);
+    in_use(&relay, |used| used.connected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_a_relay_that_nobody_trusts_is_told_how_others_can() {
+    let files = tempfile::TempDir::with_prefix("alknet-").unwrap();
+    certify(files.path(), (2020, 2090));
+    let (cert, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
+    let relay = relay_with(move |config| {
+        (config.cert, config.key) = (Some(cert.clone()), Some(key.clone()));
+    })
+    .await;
+    in_use(&relay, |used| used.problem.is_some()).await;
+    let status = relay.status();
+    let used = &status.relays_in_use[0];
+    assert_eq!(used.problem.as_deref(), Some("CERTIFICATE_UNKNOWN"));
+    let hint = used.hint.as_ref().unwrap();
+    assert!(
+        hint.contains("--url 'https://localhost:") && hint.contains("#sha256="),
+        "{hint}"
+    );
+    let notes = status.notes.join("\n");
+    assert!(
+        notes.contains("this node cannot use its own relay") && notes.contains(hint),
+        "{notes}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_a_refused_token_is_named_and_does_not_hold_up_a_good_one() {
+    let relay = relay_with(|_| {}).await;
+    in_use(&relay, |used| used.connected).await;
+    let mut ticket = Ticket::parse(&relay.ticket(json!({})).await).unwrap();
+    // No other way than the relay: nobody answers here.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    ticket.addresses = vec![silent.local_addr().unwrap()];
+    let good = ticket.encode();
+    ticket.secret[0] ^= 1;
+    let laptop = start_with("laptop", |laptop| laptop.relays(Vec::<String>::new())).await;
+    let refused = laptop.join(&ticket.encode(), &[]).await.unwrap_err();
+    let refused = refused.to_string();
+    assert!(
+        refused.contains(&format!("its relay {}", address(&relay).url()))
+            && refused.contains("does not let this node in"),
+        "{refused}"
+    );
+    assert_eq!(soon(laptop.join(&good, &[])).await.unwrap(), "relay");
 }
 
 /// The certificate that a relay shows.

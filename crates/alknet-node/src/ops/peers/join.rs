@@ -68,7 +68,7 @@ pub(super) async fn join_peer(
     let request = JoinRequest {
         ticket: &ticket,
         own_name: shared.name(),
-        own_addresses: shared.own_addresses(),
+        own_addresses: shared.expected_addresses(),
         gives: &grants,
         relays: &shared.known_relays,
     };
@@ -91,13 +91,23 @@ pub(super) async fn join_peer(
         until: None,
     }];
     record.addresses = joined_addresses(shared, &ticket, &joined.addresses);
-    let relays = record.addresses.relays.clone();
+    let mut relays = record.addresses.relays.clone();
     let had_peers = shared.has_peers();
+    // First, since a join that was cut off here can be repeated, and one whose
+    // peer is there cannot.
+    let entered = enter_network(shared, &joined, had_peers).await;
     apply(shared, cx, IdentityChange::AddPeer(record), id.as_str()).await?;
     let mut notes = shell_notes(shared, id.as_str(), &grants);
-    notes.extend(enter_network(shared, &joined, had_peers).await);
+    notes.extend(entered);
     if input.use_relays {
         shared.adopt_relays(&relays).await;
+        let chosen = shared.chosen_relays();
+        let (used, left): (Vec<_>, Vec<_>) =
+            relays.into_iter().partition(|relay| chosen.contains(relay));
+        relays = used;
+        notes.extend(left.iter().map(|relay| {
+            format!("relay {relay} is not taken over: another one of the same host is used already")
+        }));
     }
     shared.keep_link(&id);
     notes.extend(shared.anchors().warning());
@@ -124,7 +134,7 @@ async fn enter_network(shared: &Shared, joined: &Joined, had_peers: bool) -> Opt
         // The peer is one all the same.
         Err(cause) => {
             tracing::warn!(%cause, "the network of a peer could not be stored");
-            None
+            Some("the peer's network could not be stored here: after a move, this peer finds this node only at addresses that it knows; to try again, remove the peer here and there, and join with a new ticket".into())
         }
     }
 }
