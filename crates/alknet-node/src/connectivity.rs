@@ -58,8 +58,9 @@ pub(crate) async fn follow(shared: Arc<Shared>, endpoint: Endpoint) {
                     shared.links().network_changed();
                 }
                 leaving = leaving.filter(|(lost, _)| !now.contains(lost));
+                let listed = status.iter().map(|relay| (relay.url(), relay.is_connected()));
                 // With one relay only, waiting for it is all there is to do.
-                if let Some(lost) = connected.difference(&now).next()
+                if let Some(lost) = lost(&connected, listed)
                     && shared.known_relays.map().len() > 1
                 {
                     leaving = Some((lost.clone(), Instant::now() + RETURNS_WITHIN));
@@ -96,7 +97,42 @@ async fn search(shared: &Shared, endpoint: &Endpoint, failed: &RelayUrl) {
     }
 }
 
+/// The relay that has lost this node: one that was connected, is its home
+/// still, and is not connected now. The library lists the home alone, so that
+/// one that is no longer listed has only been left for a nearer one, and what
+/// goes through it goes on.
+fn lost<'a>(
+    before: &BTreeSet<RelayUrl>,
+    now: impl IntoIterator<Item = (&'a RelayUrl, bool)>,
+) -> Option<&'a RelayUrl> {
+    let mut gone = now
+        .into_iter()
+        .filter(|(url, is_connected)| !is_connected && before.contains(*url));
+    gone.next().map(|(url, _)| url)
+}
+
 fn connected(status: &[RelayStatus]) -> BTreeSet<RelayUrl> {
     let connected = status.iter().filter(|relay| relay.is_connected());
     connected.map(|relay| relay.url().clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_relay_is_lost_when_it_is_home_and_gone_and_not_when_another_is_home() {
+        let [one, two]: [RelayUrl; 2] =
+            ["https://one.example/", "https://two.example/"].map(|url| url.parse().unwrap());
+        let before = BTreeSet::from([one.clone()]);
+        assert_eq!(lost(&before, [(&one, false)]), Some(&one));
+        assert_eq!(lost(&before, [(&one, true)]), None);
+        // The home moved: the one before is as well as it was.
+        assert_eq!(lost(&before, [(&two, false)]), None);
+        assert_eq!(lost(&before, [(&two, true)]), None);
+        assert_eq!(lost(&before, []), None);
+        // One that was never there is not lost.
+        assert_eq!(lost(&BTreeSet::new(), [(&one, false)]), None);
+    }
 }
