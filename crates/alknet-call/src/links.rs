@@ -13,7 +13,7 @@ pub use self::report::{
 };
 use self::tally::{SAMPLE_EVERY, Tally};
 use self::{
-    dial::{not_begun, refusal},
+    dial::{Unused, not_begun, refusal},
     link::{Attached, LinkInner, lock},
 };
 pub(crate) use self::{link::Link, tally::traffic_of};
@@ -450,11 +450,13 @@ impl Links {
             .dial(&link.peer)
             .await
             .map_err(|error| error.to_string())?;
+        let unused = Unused::new(&connection);
         let session = self
             .start(&connection, caller, carries_channels)
             .await
             .map_err(|error| not_begun(&error))?;
         self.attach(link, session.clone(), connection, carries_channels);
+        unused.used();
         Ok(session)
     }
 

@@ -2,18 +2,21 @@
 //! is read, every handler isolated, every connection ended when its right
 //! ends.
 
+mod handshakes;
+
 use alknet_call::{connection_code, quic::QuicConnection};
 use alknet_core::{
-    Caller, Dispatcher, IdentityProvider,
+    Caller, Credential, Dispatcher, IdentityProvider,
     storage::IdentityIndex,
     transport::{Admitted, Connection, ProtocolHandler},
 };
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use futures::FutureExt;
+use handshakes::{Handshake, Handshakes, Way};
 use iroh::{
-    Endpoint,
-    endpoint::{Incoming, IncomingAddr},
+    Endpoint, RelayUrl,
+    endpoint::{Incoming, IncomingAddr, VarInt, WeakConnectionHandle},
 };
 use std::{
     collections::HashMap,
@@ -21,7 +24,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,10 +35,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Handshakes under way before addresses must prove themselves.
 const PENDING_BEFORE_RETRY: usize = 64;
-/// Handshakes under way before new ones are refused.
-const PENDING_MAX: usize = 512;
 /// Addresses whose rates are remembered.
 const ADDRESSES_KEPT: usize = 8192;
+/// Relays whose rates are remembered.
+const RELAYS_KEPT: usize = 256;
 
 /// Serves QUIC connections of one protocol; beside core's neutral handlers,
 /// those of this node that need the connection itself.
@@ -97,7 +100,7 @@ pub(crate) struct Admission {
     limits: AdmissionLimits,
     open: Mutex<HashMap<u64, Open>>,
     rates: Mutex<Rates>,
-    pending: AtomicUsize,
+    handshakes: Handshakes,
     closing: AtomicBool,
     pub(crate) counters: Counters,
     pub(crate) tasks: TaskTracker,
@@ -105,7 +108,9 @@ pub(crate) struct Admission {
 }
 
 struct Open {
-    connection: QuicConnection,
+    /// Being counted keeps no connection open.
+    connection: WeakConnectionHandle,
+    credential: Option<Credential>,
     /// The peer behind it; a stranger has none.
     peer: Option<alknet_core::PeerId>,
     address: Option<IpAddr>,
@@ -115,6 +120,8 @@ struct Open {
 struct Rates {
     total: Bucket,
     addresses: HashMap<IpAddr, Bucket>,
+    /// Strangers, by the relay that they come over.
+    relays: HashMap<RelayUrl, Bucket>,
     /// When old addresses were last forgotten.
     swept: Option<Instant>,
     refusals_said: Option<Instant>,
@@ -161,6 +168,29 @@ impl Rates {
         }
         self.addresses.entry(address).or_default().take(rate, now)
     }
+
+    /// Whether strangers may still come over a relay. There are no more
+    /// relays than this node was told of, most of them silent.
+    fn is_calm(&mut self, relay: &RelayUrl, rate: u32, now: Instant) -> bool {
+        if self.relays.len() >= RELAYS_KEPT && !self.relays.contains_key(relay) {
+            let second = Duration::from_secs(1);
+            self.relays
+                .retain(|_, bucket| bucket.at.is_some_and(|at| now.duration_since(at) < second));
+            if self.relays.len() >= RELAYS_KEPT {
+                return false;
+            }
+        }
+        let bucket = self.relays.entry(relay.clone()).or_default();
+        bucket.take(rate, now)
+    }
+}
+
+impl Open {
+    fn close(&self, code: u32, reason: &str) {
+        if let Some(connection) = self.connection.upgrade() {
+            connection.close(VarInt::from_u32(code), reason.as_bytes());
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -168,7 +198,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 enum Entry {
-    Come,
+    Come(Handshake),
     ProveAddress,
     Refuse,
 }
@@ -181,7 +211,7 @@ impl Admission {
             limits,
             open: Mutex::default(),
             rates: Mutex::default(),
-            pending: AtomicUsize::new(0),
+            handshakes: Handshakes::default(),
             closing: AtomicBool::new(false),
             counters: Counters::default(),
             tasks: TaskTracker::new(),
@@ -216,11 +246,10 @@ impl Admission {
             };
             let Some(incoming) = incoming else { return };
             match self.entry(&incoming) {
-                Entry::Come => {
+                Entry::Come(handshake) => {
                     let this = self.clone();
-                    self.pending.fetch_add(1, Ordering::Relaxed);
                     self.tasks
-                        .spawn(async move { this.welcome(incoming).await });
+                        .spawn(async move { this.welcome(incoming, handshake).await });
                 }
                 Entry::ProveAddress => {
                     if let Err(error) = incoming.retry() {
@@ -239,35 +268,63 @@ impl Admission {
         if self.closing.load(Ordering::Relaxed) {
             return Entry::Refuse;
         }
-        let pending = self.pending.load(Ordering::Relaxed);
-        if pending >= PENDING_MAX {
-            return Entry::Refuse;
+        match incoming.remote_addr() {
+            IncomingAddr::Ip(address) => {
+                self.direct_entry(address.ip(), incoming.remote_addr_validated())
+            }
+            IncomingAddr::Relay { url, endpoint_id } => {
+                self.relayed_entry(&url, *endpoint_id.as_bytes())
+            }
+            // There is no other transport.
+            _ => Entry::Refuse,
         }
-        let IncomingAddr::Ip(address) = incoming.remote_addr() else {
-            return Entry::Come;
+    }
+
+    fn direct_entry(&self, address: IpAddr, is_validated: bool) -> Entry {
+        let Some(handshake) = self.handshakes.begin(Way::Direct) else {
+            return Entry::Refuse;
         };
         let now = Instant::now();
         let mut rates = lock(&self.rates);
-        let calm =
-            rates.total.take(self.limits.handshakes_total, now) && pending < PENDING_BEFORE_RETRY;
-        let polite = rates.is_polite(address.ip(), self.limits.handshakes_per_address, now);
-        match (incoming.remote_addr_validated(), polite, calm) {
-            (_, true, true) | (true, true, false) => Entry::Come,
+        let calm = rates.total.take(self.limits.handshakes_total, now)
+            && self.handshakes.direct() <= PENDING_BEFORE_RETRY;
+        let polite = rates.is_polite(address, self.limits.handshakes_per_address, now);
+        match (is_validated, polite, calm) {
+            (_, true, true) | (true, true, false) => Entry::Come(handshake),
             // Whoever owns the address is slowed down; whoever forged it
             // never answers.
             (false, _, _) => Entry::ProveAddress,
-            (true, false, true) => Entry::Come,
+            (true, false, true) => Entry::Come(handshake),
             (true, false, false) => Entry::Refuse,
         }
     }
 
-    async fn welcome(self: Arc<Self>, incoming: Incoming) {
+    /// Over a relay, nothing but the handshake proves who comes: the relay may
+    /// make up keys. It has its share, which direct handshakes never need.
+    fn relayed_entry(&self, relay: &RelayUrl, key: [u8; 32]) -> Entry {
+        let credential = Credential::NodeKey(key);
+        let is_known = self.identities.resolve(&credential).is_some();
+        let rate = self.limits.handshakes_total;
+        if !is_known && !lock(&self.rates).is_calm(relay, rate, Instant::now()) {
+            return Entry::Refuse;
+        }
+        let way = Way::Relayed {
+            relay: relay.clone(),
+            key,
+            is_known,
+        };
+        self.handshakes
+            .begin(way)
+            .map_or(Entry::Refuse, Entry::Come)
+    }
+
+    async fn welcome(self: Arc<Self>, incoming: Incoming, handshake: Handshake) {
         let shaken = async {
             let connecting = incoming.accept().map_err(|error| error.to_string())?;
             connecting.await.map_err(|error| error.to_string())
         };
         let shaken = timeout(HANDSHAKE_MAX, shaken).await;
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+        drop(handshake);
         let connection = match shaken {
             Ok(Ok(connection)) => QuicConnection::new(connection),
             Ok(Err(cause)) => return tracing::debug!(cause, "handshake failed"),
@@ -321,7 +378,7 @@ impl Admission {
             }
         }
         let caller = known.unwrap_or_else(Caller::anonymous);
-        let held = self.enter(&mut open, connection.clone(), &caller);
+        let held = self.enter(&mut open, connection, &caller);
         Ok((caller, held))
     }
 
@@ -348,14 +405,14 @@ impl Admission {
 
     /// Counts a connection, and ends it when its credential no longer
     /// resolves, for as long as the guard is held.
-    pub(crate) fn hold(&self, connection: QuicConnection, caller: &Caller) -> Held<'_> {
+    pub(crate) fn hold(&self, connection: &QuicConnection, caller: &Caller) -> Held<'_> {
         self.enter(&mut lock(&self.open), connection, caller)
     }
 
     fn enter(
         &self,
         open: &mut HashMap<u64, Open>,
-        connection: QuicConnection,
+        connection: &QuicConnection,
         caller: &Caller,
     ) -> Held<'_> {
         let id = connection.info().id;
@@ -364,7 +421,8 @@ impl Admission {
         let entry = Open {
             address: connection.info().remote.map(|remote| remote.ip()),
             peer: caller.is_authenticated().then(|| caller.id().clone()),
-            connection,
+            credential: connection.info().credential.clone(),
+            connection: connection.inner().weak_handle(),
         };
         // In this order: a peer that is removed from here on is found by the
         // watcher, one that was removed before is found now.
@@ -380,11 +438,13 @@ impl Admission {
 
     fn end_unless_known(&self, held: &Open) {
         let Some(peer) = &held.peer else { return };
-        let credential = held.connection.info().credential.as_ref();
-        let now = credential.and_then(|credential| self.identities.resolve(credential));
+        let now = held
+            .credential
+            .as_ref()
+            .and_then(|credential| self.identities.resolve(credential));
         if now.is_none_or(|identity| identity.id != *peer) {
             let reason = "no longer a peer of this node";
-            held.connection.close(connection_code::NOT_ADMITTED, reason);
+            held.close(connection_code::NOT_ADMITTED, reason);
         }
     }
 
@@ -399,8 +459,7 @@ impl Admission {
         // The handlers hold what holds this.
         self.handlers.store(Arc::default());
         for held in lock(&self.open).values() {
-            held.connection
-                .close(connection_code::DONE, "shutting down");
+            held.close(connection_code::DONE, "shutting down");
         }
     }
 

@@ -14,7 +14,6 @@ use alknet_call::{
 use alknet_core::{
     Caller, Credential, IdentityProvider, PeerId, clean_foreign_text,
     storage::{IdentityIndex, PeerAddresses, PeerRecord, Timestamp},
-    transport::Connection,
 };
 use async_trait::async_trait;
 use iroh::{
@@ -106,12 +105,16 @@ impl StoreDialer {
         let caller = Caller::resolve(&*self.identities, Credential::NodeKey(*key))
             .ok_or_else(|| DialError::NotAllowed(peer.clone()))?;
         let (admission, held, known) = (self.admission.clone(), connection.clone(), caller.clone());
+        // Counted for as long as it is open, and kept open by whoever asked
+        // for it alone: what nobody holds any more is closed.
+        let ended = connection.inner().weak_handle().closed();
         self.admission.tasks.spawn(async move {
-            let _held = admission.hold(held.clone(), &known);
-            held.closed().await;
+            let _held = admission.hold(&held, &known);
+            drop(held);
+            ended.await;
         });
         if alpn == ALPN {
-            let watching = watch(self.finder.clone(), connection.clone());
+            let watching = watch(self.finder.clone(), &connection);
             self.admission.tasks.spawn(watching);
         }
         Ok((connection, caller))
@@ -247,6 +250,8 @@ mod tests {
             "255.255.255.255:5",
             "100.100.100.200:80",
             "[fd00:ec2::254]:80",
+            "168.63.129.16:80",
+            "[fd20:ce::254]:80",
             "[64:ff9b::127.0.0.1]:1",
             "10.0.0.1:5",
             "10.0.0.1:5",

@@ -2,7 +2,9 @@
 
 use crate::{limits::connection_code, quic::QuicConnection, session::SessionError};
 use alknet_core::{
-    Caller, PeerId, clean_foreign_text, storage::Timestamp, transport::ConnectionClosed,
+    Caller, PeerId, clean_foreign_text,
+    storage::Timestamp,
+    transport::{Connection, ConnectionClosed},
 };
 use async_trait::async_trait;
 
@@ -57,6 +59,29 @@ pub enum DialError {
         /// What the network said.
         reason: String,
     },
+}
+
+/// A connection that was dialled and is not used yet. Given up before it is,
+/// it is closed: the other side would take it for a link.
+pub(super) struct Unused(Option<QuicConnection>);
+
+impl Unused {
+    pub(super) fn new(connection: &QuicConnection) -> Self {
+        Self(Some(connection.clone()))
+    }
+
+    /// It is used from here on.
+    pub(super) fn used(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unused {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.close(connection_code::DONE, "given up");
+        }
+    }
 }
 
 /// Why the other side ended a connection, if it does not want this node.

@@ -156,9 +156,10 @@ pub(crate) async fn open(finder: &Finder, connection: &QuicConnection) -> io::Re
             _ => Err(io::Error::other("bytes follow the offer")),
         }
     };
-    let exchanged = timeout(EXCHANGE_MAX, exchange).await?;
+    let exchanged = timeout(EXCHANGE_MAX, exchange).await;
+    // However it ended: a peer that does not answer is left.
     connection.close(connection_code::DONE, "done");
-    exchanged
+    exchanged?
 }
 
 async fn answer(finder: &Finder, stream: &mut BiStream) -> io::Result<Exchanged> {

@@ -166,6 +166,37 @@ async fn a_node_dials_a_protocol_of_ones_own_at_a_peer() {
     ask(&*connection, "still there?").await.unwrap_err();
 }
 
+/// Says when a connection is served, and when it has ended.
+struct Watched(tokio::sync::mpsc::UnboundedSender<&'static str>);
+
+#[async_trait]
+impl ProtocolHandler for Watched {
+    fn alpn(&self) -> &[u8] {
+        b"test/watched/1"
+    }
+
+    async fn serve(&self, connection: Arc<dyn Connection>, _admitted: Admitted) {
+        self.0.send("served").unwrap();
+        connection.closed().await;
+        self.0.send("ended").unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_nobody_holds_any_more_is_closed() {
+    let (says, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let serve = |home: alknet_node::NodeBuilder| home.handler(Arc::new(Watched(says)));
+    let pair = Pair::with(&[], &[], serve, |laptop| laptop).await;
+    let connection = pair
+        .laptop
+        .connect("home", b"test/watched/1")
+        .await
+        .unwrap();
+    assert_eq!(soon(said.recv()).await, Some("served"));
+    drop(connection);
+    assert_eq!(soon(said.recv()).await, Some("ended"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_let_in_no_more_is_told_so_in_words() {
     let serve = |home: alknet_node::NodeBuilder| home.handler(Arc::new(Mirror));
