@@ -211,10 +211,13 @@ pub(crate) fn relays(endpoint: &Endpoint, known: &Relays) -> Vec<String> {
         .addrs
         .iter()
         .filter_map(|addr| {
-            if let TransportAddr::Relay(url) = addr {
-                Some(known.address_of(url).to_string())
-            } else {
-                None
+            match addr {
+                // A relay that was only passed on the way into a network is
+                // nobody's home; the library may take it for one meanwhile.
+                TransportAddr::Relay(url) if !known.is_passed_by(url) => {
+                    Some(known.address_of(url).to_string())
+                }
+                _ => None,
             }
         })
         .collect()

@@ -3,14 +3,15 @@
 
 use super::{
     ALPN, Finder,
-    exchange::{self, Exchanged},
+    exchange::{self, Exchanged, OFFER_RECORDS_MAX, WANTS_MAX},
     lock,
 };
 use crate::node::Shared;
 use alknet_call::links::{DialError, LinkState};
 use alknet_core::{IdentityProvider, PeerId, storage::Timestamp};
+use futures::FutureExt;
 use n0_watcher::Watcher;
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{
     sync::broadcast::error::RecvError,
     task::JoinSet,
@@ -32,6 +33,9 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// When a peer of an earlier release, which does not speak this, is asked
 /// again while its link lasts.
 const RETRY_OLD: Duration = Duration::from_secs(3600);
+/// Exchanges in a row after which everything that can be asked for is offered:
+/// whoever still wants more does not take it, and is told less often.
+const UNFINISHED_MAX: u32 = (WANTS_MAX / OFFER_RECORDS_MAX) as u32;
 /// How often old records are looked for, and the own one is renewed.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
@@ -45,6 +49,8 @@ pub(super) struct Told {
     /// When it may be asked again.
     not_before: Instant,
     failures: u32,
+    /// Exchanges in a row that did not fit all that was wanted.
+    unfinished: u32,
     busy: bool,
 }
 
@@ -55,6 +61,7 @@ impl Told {
             linked: None,
             not_before,
             failures: 0,
+            unfinished: 0,
             busy: false,
         }
     }
@@ -127,11 +134,27 @@ impl Finder {
         (due, next)
     }
 
+    /// Whether a peer wants more after it was offered everything.
+    fn is_insatiable(&self, peer: &PeerId, exchanged: Exchanged) -> bool {
+        let mut told = lock(&self.told);
+        let Some(told) = told.get_mut(peer) else {
+            return false;
+        };
+        told.unfinished = match exchanged.unfinished {
+            true => told.unfinished.saturating_add(1),
+            false => 0,
+        };
+        told.unfinished > UNFINISHED_MAX
+    }
+
     fn exchanged(&self, peer: &PeerId, until: u64, outcome: Outcome) {
         let wait = match outcome {
             Outcome::Told(exchanged) => {
                 self.told(peer, until, exchanged);
-                TOLD_EVERY
+                match self.is_insatiable(peer, exchanged) {
+                    true => RETRY_MAX,
+                    false => TOLD_EVERY,
+                }
             }
             Outcome::NotSpoken => RETRY_OLD,
             Outcome::Failed => {
@@ -220,7 +243,9 @@ pub(crate) async fn tell(shared: Arc<Shared>) {
         for peer in due {
             let (shared, until) = (shared.clone(), finder.generation());
             running.spawn(async move {
-                let outcome = exchange_with(&shared, &peer).await;
+                // A panic is in the log; the next try is due all the same.
+                let exchange = AssertUnwindSafe(exchange_with(&shared, &peer)).catch_unwind();
+                let outcome = exchange.await.unwrap_or(Outcome::Failed);
                 shared.finder.exchanged(&peer, until, outcome);
             });
         }

@@ -287,6 +287,20 @@ async fn sixteen_places_that_worked_are_kept_and_those_given_always() {
 }
 
 #[tokio::test]
+async fn a_place_that_works_now_is_kept_after_sixteen_of_a_clock_that_was_ahead() {
+    let node = World::new(1, &[2]).await;
+    let place = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
+    node.clock.fetch_add(86_400_000, Ordering::SeqCst);
+    for port in 1..=16 {
+        node.finder.worked(id(2), place(port)).await;
+    }
+    node.clock.fetch_sub(86_400_000, Ordering::SeqCst);
+    node.finder.worked(id(2), place(17)).await;
+    let node = node.again(1).await;
+    assert_eq!(node.places(2).direct[0], place(17));
+}
+
+#[tokio::test]
 async fn each_side_gets_what_is_newer_about_its_own_peers_and_nothing_else() {
     // 1 and 2 know 3; only 1 knows 4; they know each other.
     let one = World::new(1, &[2, 3, 4]).await;

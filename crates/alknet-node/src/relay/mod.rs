@@ -365,8 +365,8 @@ mod tests {
         let chosen = format!("https://203.0.113.1/#sha256={PIN}");
         let relays = Relays::new(&[RelaySetting::parse(&chosen).unwrap()]);
         let said = [format!("https://203.0.113.1/#sha256={other}")];
-        assert_eq!(texts(&relays.learn(&said, false)), [chosen.clone()]);
-        assert_eq!(texts(&relays.usable(&said)), [chosen.clone()]);
+        assert_eq!(texts(&relays.learn(&said, false)), [chosen.as_str()]);
+        assert_eq!(texts(&relays.usable(&said)), [chosen.as_str()]);
         let endpoint = Endpoint::builder(iroh::endpoint::presets::Minimal)
             .relay_mode(RelayMode::Custom(relays.map()))
             .bind_addr("127.0.0.1:0")

@@ -1,7 +1,12 @@
 //! Which certificate a relay may show: the one with its pinned key, or one that
 //! public roots vouch for.
 
-use super::{RelayAddress, SpkiPin};
+use super::{RelayAddress, SpkiPin, address::host};
+use iroh::{
+    RelayMap,
+    defaults::{prod, staging},
+    dns::{N0_DNS_ENDPOINT_ORIGIN_PROD, N0_DNS_ENDPOINT_ORIGIN_STAGING},
+};
 use iroh_relay::tls::CaTlsConfig;
 use rustls::{
     CertificateError, DigitallySignedStruct, OtherError, SignatureScheme,
@@ -12,8 +17,8 @@ use rustls::{
 };
 use sha2::{Digest, Sha256};
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, PoisonError, RwLock},
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, LazyLock, PoisonError, RwLock},
 };
 
 /// Hosts of which peers told that are remembered.
@@ -105,10 +110,10 @@ impl Pins {
     fn trust(&self, host: &str) -> Trust {
         let hosts = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let host = key(host);
-        let told = hosts.configured.get(&host);
-        told.or_else(|| hosts.supplied.get(&host))
-            .cloned()
-            // Nobody named it, such as n0's relays and DNS servers.
+        let supplied = || hosts.supplied.get(&host).filter(|_| !is_public(&host));
+        let told = hosts.configured.get(&host).or_else(supplied);
+        told.cloned()
+            // Nobody named it, or none of those who may.
             .unwrap_or(Trust {
                 pins: VecDeque::new(),
                 roots: true,
@@ -127,6 +132,24 @@ impl Pins {
             }))
         }))
     }
+}
+
+/// Whether two texts name the same host.
+pub(super) fn is_same_host(one: &str, other: &str) -> bool {
+    key(one) == key(other)
+}
+
+/// Hosts of n0, for which public roots vouch: who looks for peers there asks
+/// them for more than relaying, and no peer decides with which key they answer.
+fn is_public(key_of_host: &str) -> bool {
+    static HOSTS: LazyLock<HashSet<String>> = LazyLock::new(|| {
+        let relays = [prod::default_relay_map(), staging::default_relay_map()];
+        let relays = relays.iter().flat_map(RelayMap::urls::<Vec<_>>);
+        let mut hosts: HashSet<String> = relays.map(|url| key(host(&url))).collect();
+        hosts.extend([N0_DNS_ENDPOINT_ORIGIN_PROD, N0_DNS_ENDPOINT_ORIGIN_STAGING].map(key));
+        hosts
+    });
+    HOSTS.contains(key_of_host)
 }
 
 /// A host as it is compared: names without the root's dot, in lower case.
@@ -269,6 +292,23 @@ mod tests {
         // The same key counts where the configuration says nothing.
         pins.supply(&supplied("peers.example.org"));
         assert!(accepts(&pins, "peers.example.org", &other));
+    }
+
+    #[test]
+    fn a_peer_says_nothing_of_the_hosts_of_n0() {
+        let own = made();
+        let pins = Pins::default();
+        for host in [prod::EU_RELAY_HOSTNAME, "dns.iroh.link", "DNS.iroh.link."] {
+            let trust = |host: &str| pins.trust(host).pins.len();
+            pins.supply(&relay(&format!("https://{host}/#sha256={}", own.pin)));
+            assert!(!accepts(&pins, host.trim_end_matches('.'), &own), "{host}");
+            assert!(pins.trust(host).roots, "{host}");
+            assert_eq!(trust(host), 0, "{host}");
+        }
+        // Whoever configures it knows what it is.
+        let pinned = format!("https://dns.iroh.link/#sha256={}", own.pin);
+        pins.configure([relay(&pinned)].iter());
+        assert!(accepts(&pins, "dns.iroh.link", &own));
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Which relays that a peer names may be contacted: none that would make this
 //! node talk to itself, its neighbours or the machine it runs on.
 
-use super::{RelayAddress, pins::Pins};
+use super::{
+    RelayAddress,
+    pins::{Pins, is_same_host},
+};
+use alknet_core::AddressClass;
 use iroh::dns::{BoxIter, DnsError, DnsResolver, Resolver, TxtRecordData};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -12,47 +16,23 @@ use std::{
 /// Time for one question to a name server.
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
 
-/// Addresses at which machines in data centres find keys and settings of
-/// their own: AWS (IPv6), Alibaba Cloud, Oracle Cloud. Others are link-local.
-const METADATA: [IpAddr; 3] = [
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-];
-
 /// Whether an address is this machine itself.
 pub(crate) fn is_loopback(ip: IpAddr) -> bool {
-    inner(ip).is_loopback()
+    AddressClass::of(ip) == AddressClass::Loopback
 }
 
 /// Whether nobody's word makes this node send something to an address:
-/// unspecified, multicast, broadcast, link-local and metadata addresses.
+/// unspecified, multicast, broadcast, link-local and metadata addresses, and
+/// what stands for one of them in IPv6.
 pub(crate) fn is_never_contacted(ip: IpAddr) -> bool {
-    let ip = inner(ip);
-    let special = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast() || ip.octets()[0] == 0,
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    special || ip.is_unspecified() || ip.is_multicast() || METADATA.contains(&ip)
-}
-
-/// The IPv4 address inside an IPv6 address, where there is one: mapped
-/// (RFC 4291, 2.5.5.2), compatible (2.5.5.1), behind NAT64 (RFC 6052, 2.1) or
-/// 6to4 (RFC 3056, 2).
-fn inner(ip: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = ip.to_canonical() else {
-        return ip.to_canonical();
-    };
-    let part = |at: usize| {
-        let [a, b] = [v6.segments()[at], v6.segments()[at + 1]].map(u16::to_be_bytes);
-        IpAddr::V4(Ipv4Addr::new(a[0], a[1], b[0], b[1]))
-    };
-    match v6.segments() {
-        // `::` and `::1` are what they are.
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => ip,
-        [0, 0, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => part(6),
-        [0x2002, ..] => part(1),
-        _ => ip,
+    match AddressClass::of(ip) {
+        AddressClass::Public | AddressClass::Private | AddressClass::Loopback => false,
+        // Networks for documentation and tests are used in laboratories; what
+        // nobody was given (RFC 1112, 4), broadcast in it, leads nowhere.
+        AddressClass::Reserved => {
+            matches!(ip.to_canonical(), IpAddr::V4(ip) if ip.octets()[0] >= 240)
+        }
+        _ => true,
     }
 }
 
@@ -131,11 +111,7 @@ impl VettingResolver {
     fn own(&self, host: &str) -> Option<IpAddr> {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let own = own.as_ref()?;
-        let same = own
-            .host
-            .trim_end_matches('.')
-            .eq_ignore_ascii_case(host.trim_end_matches('.'));
-        same.then_some(own.ip)
+        is_same_host(&own.host, host).then_some(own.ip)
     }
 
     fn keep(&self, host: &str) -> impl Fn(&IpAddr) -> bool + Send + 'static {
@@ -144,7 +120,7 @@ impl VettingResolver {
         move |ip| {
             let fine = is_configured || !(is_loopback(*ip) || is_never_contacted(*ip));
             if !fine {
-                tracing::warn!(%host, %ip, "a relay's name leads to this machine or its link; not used");
+                tracing::debug!(%host, %ip, "a relay's name leads to this machine or its link; not used");
             }
             fine
         }
@@ -231,6 +207,11 @@ mod tests {
             "https://[64:ff9b::169.254.169.254]/",
             "https://[2002:a9fe:a9fe::1]/",
             "https://[fd00:ec2::254]/",
+            "https://[fd00:ec2::1]/",
+            "https://[fd20:ce::254]/",
+            "https://168.63.129.16/",
+            "https://[64:ff9b::168.63.129.16]/",
+            "https://240.0.0.1/",
             "https://100.100.100.200/",
             "https://[fe80::1]/",
             "https://224.0.0.1/",
@@ -267,6 +248,8 @@ mod tests {
             "https://localhost.example.org/",
             "https://203.0.113.1/",
             "https://10.0.0.1/",
+            "https://100.64.0.1/",
+            "https://[fd00:1::1]/",
             "https://[2001:db8::1]/",
         ] {
             assert_eq!(vet(good, false), Ok(()), "{good}");
