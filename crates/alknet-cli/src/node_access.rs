@@ -265,7 +265,9 @@ pub(crate) async fn netcheck(
     match found {
         Ok(report) => Ok(serde_json::to_value(report).unwrap_or_default()),
         Err(error @ node::netcheck::NetcheckError::Relay(_)) => {
-            Err(Failure::usage(sentence(&error)).hint("--relay takes `n0` or URLs of relays"))
+            Err(Failure::usage(sentence(&error)).hint(
+                "--relay takes `n0`, or addresses as `alknet relay` prints them: 'https://203.0.113.1/#sha256=...'",
+            ))
         }
         Err(error) => Err(Failure::local(sentence(&error)).hint("alknet doctor")),
     }

@@ -27,7 +27,7 @@ use iroh::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -64,6 +64,9 @@ const HOME_MAX: Duration = Duration::from_secs(8);
 const HOME_FAILING_MAX: Duration = Duration::from_secs(3);
 /// How long a relay is asked why it did not help.
 const REFUSAL_MAX: Duration = Duration::from_secs(4);
+/// How long a token is shown: at least, and at most until a relay was tried.
+const SHOWN_MIN: Duration = Duration::from_millis(500);
+const SHOWN_MAX: Duration = Duration::from_secs(3);
 /// How long a failure counts.
 const FAILURE_KEPT: Duration = Duration::from_secs(600);
 
@@ -462,11 +465,39 @@ async fn homes(endpoint: &Endpoint, relays: &Relays, learned: &[RelayAddress]) -
         .collect()
 }
 
+/// Whether a ticket leads to this machine itself, as when somebody tries things
+/// out: then loopback means the same for both sides. Whoever redeems a ticket
+/// vouches for its addresses.
+pub(crate) fn is_near(ticket: &Ticket) -> bool {
+    let is_own = |ip: IpAddr| !ip.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok();
+    let mut ips = ticket.addresses.iter().map(|at| at.ip().to_canonical());
+    ips.any(|ip| ip.is_loopback() || is_own(ip))
+}
+
 /// Whether a node's place at a relay is one, or was refused.
 fn is_decided(homes: &[RelayStatus]) -> bool {
     let is_decided =
         |home: &RelayStatus| home.is_connected() || home.auth_denied_reason().is_some();
     !homes.is_empty() && homes.iter().all(is_decided)
+}
+
+/// Takes tokens back as soon as the library has read them, which it does once,
+/// when it begins to connect: a relay that is known for longer may be taken for
+/// this node's home, and would stay that.
+async fn take_back(endpoint: &Endpoint, presented: Vec<Presented>) {
+    let counted = &endpoint.metrics().socket;
+    let tries = || counted.relay_conns_success.get() + counted.relay_conns_failed.get();
+    let (before, began) = (tries(), Instant::now());
+    tokio::time::sleep(SHOWN_MIN).await;
+    while tries() == before && began.elapsed() < SHOWN_MAX {
+        tokio::time::sleep(SHOWN_MIN / 10).await;
+    }
+    for shown in presented {
+        let url = shown.url().clone();
+        drop(shown);
+        // It looks for its home again, if it has another relay.
+        endpoint.remove_relay(&url).await;
+    }
 }
 
 /// Redeems a ticket at the node that made it.
@@ -480,10 +511,7 @@ pub(crate) async fn redeem(
         CallError::new(ErrorCode::Unavailable, message)
             .with_details(serde_json::json!({ "invite": invite_id(&ticket.secret_hash()) }))
     };
-    // Tried out on one machine, the ticket itself points at loopback.
-    let is_near = |address: &std::net::SocketAddr| address.ip().to_canonical().is_loopback();
-    let over_loopback = ticket.addresses.iter().any(is_near);
-    let learned = request.relays.learn(&ticket.relays, over_loopback);
+    let learned = request.relays.learn(&ticket.relays, is_near(ticket));
     let homes = homes(endpoint, request.relays, &learned).await;
     let (known_at, new_at): (Vec<RelayAddress>, Vec<RelayAddress>) = learned
         .into_iter()
@@ -539,6 +567,13 @@ pub(crate) async fn redeem(
                 error.message = clean_foreign_text(&error.message, TEXT_CHARS_MAX);
                 Err(error)
             }
+        }
+    };
+    let exchange = async {
+        tokio::pin!(exchange);
+        tokio::select! {
+            outcome = &mut exchange => outcome,
+            () = take_back(endpoint, presented) => exchange.await,
         }
     };
     let outcome = match timeout(EXCHANGE_MAX + DELAY_MAX, exchange).await {
@@ -679,6 +714,26 @@ pub fn fuzz_join(bytes: &[u8], is_request: bool) -> Option<usize> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_ticket_of_this_machine_is_told_from_one_of_another() {
+        let ticket = |address: &str| Ticket {
+            node_id: [7; 32],
+            addresses: vec![address.parse().unwrap()],
+            relays: vec![],
+            secret: rand::random(),
+            expires_at: Timestamp(0),
+        };
+        assert!(is_near(&ticket("127.0.0.1:9")));
+        for other in ["192.0.2.1:9", "0.0.0.0:9", "[2001:db8::1]:9"] {
+            assert!(!is_near(&ticket(other)), "{other}");
+        }
+        // Where this machine has another address, as nearly every one.
+        let at = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if at.connect("192.0.2.1:9").is_ok() {
+            assert!(is_near(&ticket(&at.local_addr().unwrap().to_string())));
+        }
+    }
 
     #[test]
     fn the_answer_of_the_first_release_is_read_and_names_no_network() {

@@ -314,6 +314,7 @@ async fn relays(config: &Config, info: Option<&Value>) -> Check {
         return Check::ok("relays", urls.join(", "));
     }
     match configured {
+        None if config.relay.enabled => Check::ok("relays", "its own, once it runs"),
         None => Check::warn("relays", "nobody has chosen yet, so none is used")
             .hint("`alknet up` asks on a terminal; or set `relays` under `[network]`"),
         Some([]) => Check::ok("relays", "none, as configured: only direct connections"),
@@ -334,7 +335,11 @@ fn own_relay(dir: &Path, config: &Config, is_running: bool, info: Option<&Value>
         return Some(Check::ok("own relay", relay));
     }
     if !config.relay.enabled {
-        return None;
+        let is_described = config.relay != node_access::RelayServerConfig::default();
+        return is_described.then(|| {
+            Check::warn("own relay", "`[relay]` says how, and not that it is one")
+                .hint("`enabled = true` under `[relay]`, or `alknet relay` instead of `alknet up`")
+        });
     }
     let listen = config.relay.listen;
     if !is_running && let Err(error) = TcpListener::bind(listen) {

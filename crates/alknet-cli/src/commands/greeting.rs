@@ -12,6 +12,9 @@ const NEXT: [&str; 3] = [
     "alknet invite --role node/info",
 ];
 
+/// The same for a relay, of which others need to know.
+const NEXT_OF_RELAY: [&str; 2] = ["alknet invite --name laptop", "alknet status"];
+
 /// Prints the status of a node that is ready.
 pub(crate) fn print(app: &App, status: &Value) -> Result<(), Failure> {
     if app.out.json {
@@ -56,8 +59,13 @@ fn render(info: &Value, dir: &str, is_default_dir: bool) -> String {
         true => String::new(),
         false => format!(" --data-dir {}", quote(dir)),
     };
-    for command in NEXT {
+    let is_relay = info.get("relay").is_some_and(Value::is_object);
+    let next: &[&str] = if is_relay { &NEXT_OF_RELAY } else { &NEXT };
+    for command in next {
         text.push_str(&format!("  {command}{data_dir}\n"));
+    }
+    if is_relay {
+        text.push_str("and on the other machine: alknet join --use-relays TICKET\n");
     }
     text
 }
@@ -91,5 +99,18 @@ mod tests {
              alknet invite --role node/info --data-dir '/my data'\n"
         );
         assert!(render(&status, "/d", true).contains("\n  alknet ops\n"));
+        let mut relay = status;
+        relay["relay"] = json!({ "url": "https://r/", "clients": 1, "metrics": "127.0.0.1:9" });
+        let said = render(&relay, "/d", true);
+        assert!(
+            said.contains(
+                "own relay:  https://r/ (1 client, metrics at http://127.0.0.1:9/metrics)\n"
+            ),
+            "{said}"
+        );
+        assert!(
+            said.ends_with("\n  alknet invite --name laptop\n  alknet status\nand on the other machine: alknet join --use-relays TICKET\n"),
+            "{said}"
+        );
     }
 }

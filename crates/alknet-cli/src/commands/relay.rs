@@ -34,7 +34,7 @@ pub(crate) struct RelayArgs {
 #[command(next_help_heading = "Relay")]
 pub(crate) struct ServerArgs {
     /// The TCP address and port to serve on; 0.0.0.0:443 if not given
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_at)]
     listen: Option<SocketAddr>,
     /// The UDP port, at the same address, where clients learn their own
     /// address; 7842 if not given
@@ -62,6 +62,11 @@ pub(crate) struct ServerArgs {
     /// Where counters are served over HTTP; off if not given
     #[arg(long, value_name = "ADDR:PORT|off", value_parser = Metrics::from_str)]
     metrics: Option<Metrics>,
+}
+
+fn listen_at(text: &str) -> Result<SocketAddr, String> {
+    let whole = |_| format!("`{text}` is no address with a port, such as 0.0.0.0:443");
+    text.parse().map_err(whole)
 }
 
 /// An address, or `off`.

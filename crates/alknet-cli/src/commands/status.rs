@@ -16,7 +16,15 @@ pub(crate) async fn run(app: &App) -> Result<(), Failure> {
 pub(super) fn own_relay(info: &Value) -> Option<String> {
     let relay = info.get("relay").filter(|relay| relay.is_object())?;
     let field = |name: &str| cell(relay.get(name));
-    Some(format!("{} ({} clients)", field("url"), field("clients")))
+    let clients = match field("clients").as_str() {
+        "1" => "1 client".to_owned(),
+        clients => format!("{clients} clients"),
+    };
+    let metrics = match field("metrics") {
+        none if none.is_empty() => String::new(),
+        metrics => format!(", metrics at http://{metrics}/metrics"),
+    };
+    Some(format!("{} ({clients}{metrics})", field("url")))
 }
 
 /// The relays where the node is found, and those that it would use.

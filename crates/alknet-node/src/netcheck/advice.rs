@@ -30,7 +30,7 @@ pub(super) fn is_reachable(
     if bind.is_some_and(|bind| bind.ip().to_canonical().is_loopback()) {
         return false;
     }
-    if report.udp == Some(true) {
+    if report.has_open_udp() {
         return true;
     }
     let has_address = [v4, v6].into_iter().flatten().any(|ip| {
@@ -77,14 +77,14 @@ pub(super) fn advice(
     if !report.ipv4.route && !report.ipv6.route {
         told.push("this machine has no network: check its cable, its wireless network, its addresses (`ip address`)".to_owned());
     }
-    if report.captive_portal == Some(true) {
-        told.push("somebody answers in the place of the relay: probably the sign-in page of this network; open any page in a browser, sign in, and try again".to_owned());
-    }
     if looks.is_empty() {
         told.push("no relay is chosen, so nobody was asked and only this machine itself was looked at: others reach this node where they can dial one of its addresses (the same network, a public address, an opened port)".to_owned());
         told.push("to be reached from behind a NAT: `alknet relay` on a machine with a public address, and its address under `[network] relays` here".to_owned());
     }
     told.extend(looks.iter().filter_map(about_relay));
+    if report.captive_portal == Some(true) {
+        told.push("somebody answers in the place of the relay over plain HTTP: if that is the sign-in page of this network, open any page in a browser, sign in, and try again".to_owned());
+    }
     told.extend(about_udp(report, looks));
     told.extend(about_nat(nat));
     told.extend(about_router(report));
@@ -312,7 +312,10 @@ mod tests {
             pcp: false,
         });
         let told = advice(&found, Nat::Unknown, None, &[]);
-        assert!(told[0].contains("sign-in page"), "{told:?}");
+        assert!(
+            told.iter().any(|line| line.contains("sign-in page")),
+            "{told:?}"
+        );
         assert!(
             told.last().unwrap().starts_with("the router opens ports"),
             "{told:?}"

@@ -56,7 +56,30 @@ impl NetReport {
             relay.refusal = Some(reason);
             // What else is a way in does not depend on this relay.
             let others = self.relays.iter().any(|relay| relay.works);
-            self.reachable = others || self.udp == Some(true);
+            self.reachable = others || self.has_open_udp();
+        }
+    }
+
+    /// Whether packets come back, and nothing on the way keeps others from
+    /// sending some too.
+    pub(super) fn has_open_udp(&self) -> bool {
+        self.udp == Some(true) && self.nat == "none"
+    }
+
+    /// Adds what connections show, whatever relays say.
+    pub(crate) fn note_direct(&mut self, peers: usize) {
+        if peers == 0 {
+            return;
+        }
+        self.reachable = true;
+        if self.udp != Some(true) {
+            self.udp = Some(true);
+            let peers = match peers {
+                1 => "1 peer is".to_owned(),
+                peers => format!("{peers} peers are"),
+            };
+            self.advice
+                .insert(0, format!("{peers} connected directly: UDP gets out"));
         }
     }
 }

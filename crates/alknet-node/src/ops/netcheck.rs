@@ -5,11 +5,13 @@ use crate::{
     netcheck::{NetReport, Subject, check},
     node::Shared,
 };
+use alknet_call::quic::PathReport;
 use alknet_core::{CallError, Context, Operation, Registration};
 use iroh::endpoint::RelayStatus;
 use n0_watcher::Watcher;
 use serde_json::json;
 use std::{
+    net::SocketAddr,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -62,12 +64,28 @@ async fn netcheck(shared: &Shared, cx: &Context) -> Result<NetReport, CallError>
     };
     let looked = check(&shared.known_relays, subject).await;
     let mut report = looked.map_err(|error| CallError::internal(cx.call_id(), &error))?;
+    let direct = directly_connected(shared);
     for status in shared.endpoint().home_relay_status().get() {
         let url = shared.known_relays.address_of(status.url()).to_string();
         let (accepts, refusal) = accepted(&status);
         report.note_acceptance(&url, accepts, refusal);
     }
+    report.note_direct(direct);
     Ok(report)
+}
+
+/// Peers that are reached without a relay, from another machine.
+fn directly_connected(shared: &Shared) -> usize {
+    let is_direct = |path: &PathReport| {
+        let address = path.address.parse::<SocketAddr>();
+        path.is_direct && address.is_ok_and(|at| !at.ip().to_canonical().is_loopback())
+    };
+    let links = shared.links();
+    let connected = links.connected().into_iter();
+    let reports = connected.filter_map(|peer| links.report(&peer));
+    reports
+        .filter(|link| link.paths.iter().any(is_direct))
+        .count()
 }
 
 /// Whether the relay lets this node in, as far as it has said.

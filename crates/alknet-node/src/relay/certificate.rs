@@ -100,7 +100,7 @@ impl CertificateError {
         match self {
             CertificateError::Exposed { path, .. } => Some(format!("chmod go= {}", path.display())),
             CertificateError::Expired { .. } => {
-                Some("renew it; a reload (SIGHUP) reads it again".into())
+                Some("renew it; a node that runs reads it again on a reload (SIGHUP)".into())
             }
             CertificateError::NotYetValid { .. } => Some("check this machine's clock".into()),
             _ => None,

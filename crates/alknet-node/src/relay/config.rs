@@ -68,7 +68,7 @@ impl Default for RelayServerConfig {
 
 /// A UDP port, or `"off"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a UDP port or \"off\"")]
 pub enum QadSetting {
     /// This port; 0 picks a free one.
     Port(u16),
@@ -216,5 +216,7 @@ mod tests {
         }
         assert!("65536".parse::<QadSetting>().is_err());
         assert!("on".parse::<QadSetting>().is_err());
+        let refused = serde_json::from_value::<QadSetting>("on".into()).unwrap_err();
+        assert_eq!(refused.to_string(), "expected a UDP port or \"off\"");
     }
 }

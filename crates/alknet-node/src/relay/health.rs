@@ -76,7 +76,7 @@ impl Fault {
                 "it does not let this node in: {}",
                 alknet_core::clean_foreign_text(reason, 200)
             ),
-            hint: "ask its owner for an invite and redeem it here: alknet join TICKET".into(),
+            hint: "with an invite of its owner: alknet join TICKET; if its node is a peer here still, forget it before: alknet peers remove PEER".into(),
         }
     }
 }

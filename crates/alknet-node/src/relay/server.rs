@@ -50,6 +50,14 @@ pub enum RelayStartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The counters cannot be served.
+    #[error("the relay's metrics cannot be served at TCP {address}")]
+    Metrics {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The certificate cannot be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -77,6 +85,9 @@ impl RelayStartError {
                 if source.kind() == std::io::ErrorKind::PermissionDenied && address.port() < 1024 =>
             {
                 Some("ports below 1024 need root or the capability CAP_NET_BIND_SERVICE; or choose another with --listen ADDR:PORT".into())
+            }
+            RelayStartError::Metrics { .. } => {
+                Some("choose another with --metrics ADDR:PORT, or --metrics off".into())
             }
             RelayStartError::Certificate(error) => error.hint(),
             RelayStartError::NoName(_) => Some("give it with --url https://NAME/".into()),
@@ -327,6 +338,9 @@ impl RelayServer {
 /// A certificate that was read again and found good.
 pub(crate) struct Renewal(Certificate);
 
+/// iroh's clients take no IPv6 address for the name in TLS.
+const NO_IPV6: &str = "by an IPv6 address no client reaches it; it takes a name, or an IPv4 address";
+
 fn load(
     config: &RelayServerConfig,
     data: &DataDir,
@@ -337,7 +351,11 @@ fn load(
         (Some(cert), Some(key)) => Certificate::load(cert, key, clock(), provider)?,
         _ => Certificate::own(data, clock(), provider)?,
     };
-    if let Some(told) = config.told()?.and_then(|told| told.pin())
+    let told = config.told()?;
+    if told.as_ref().is_some_and(|told| matches!(told.ip(), Some(IpAddr::V6(_)))) {
+        return Err(RelayStartError::NoName(NO_IPV6));
+    }
+    if let Some(told) = told.and_then(|told| told.pin())
         && told != certificate.pin
     {
         let found = certificate.pin;
@@ -366,8 +384,7 @@ async fn serve_metrics(
     registry.register(gate.counters.clone());
     MetricsServer::spawn(at, Arc::new(registry))
         .await
-        .map_err(|source| RelayStartError::Address {
-            protocol: "TCP",
+        .map_err(|source| RelayStartError::Metrics {
             address: at,
             source,
         })

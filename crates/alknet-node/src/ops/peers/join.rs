@@ -156,10 +156,7 @@ fn fallback_name(ticket: &Ticket) -> PeerId {
 /// The ticket's addresses, which its holder vouched for, and what the node
 /// itself says, as far as that is safe.
 fn joined_addresses(shared: &Shared, ticket: &Ticket, said: &PeerAddresses) -> PeerAddresses {
-    let loopback = ticket
-        .addresses
-        .iter()
-        .any(|address| address.ip().to_canonical().is_loopback());
+    let loopback = join::is_near(ticket);
     let relays = [ticket.relays.as_slice(), &said.relays].concat();
     let relays = shared.known_relays.learn(&relays, loopback);
     let mut addresses = PeerAddresses {
