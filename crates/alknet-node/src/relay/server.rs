@@ -339,7 +339,8 @@ impl RelayServer {
 pub(crate) struct Renewal(Certificate);
 
 /// iroh's clients take no IPv6 address for the name in TLS.
-const NO_IPV6: &str = "by an IPv6 address no client reaches it; it takes a name, or an IPv4 address";
+const NO_IPV6: &str =
+    "by an IPv6 address no client reaches it; it takes a name, or an IPv4 address";
 
 fn load(
     config: &RelayServerConfig,
@@ -352,7 +353,10 @@ fn load(
         _ => Certificate::own(data, clock(), provider)?,
     };
     let told = config.told()?;
-    if told.as_ref().is_some_and(|told| matches!(told.ip(), Some(IpAddr::V6(_)))) {
+    if told
+        .as_ref()
+        .is_some_and(|told| matches!(told.ip(), Some(IpAddr::V6(_))))
+    {
         return Err(RelayStartError::NoName(NO_IPV6));
     }
     if let Some(told) = told.and_then(|told| told.pin())

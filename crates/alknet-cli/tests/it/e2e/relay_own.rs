@@ -229,6 +229,13 @@ fn a_relay_with_a_bad_certificate_or_address_does_not_start_and_says_why() {
         .exits(1)
         .stderr;
     assert!(said.contains("use https"), "{said}");
+    let said = starts(&[&free[..], &["--url", "https://[2001:db8::1]/"]].concat())
+        .exits(1)
+        .stderr;
+    assert!(
+        said.contains("IPv6 address") && said.contains("--url https://NAME/"),
+        "{said}"
+    );
     let said = starts(&["--cert", &cert]).exits(2).stderr;
     assert!(said.contains("--key"), "{said}");
 }
