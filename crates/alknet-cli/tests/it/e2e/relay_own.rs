@@ -283,6 +283,13 @@ fn slow_nodes_without_udp_join_and_meet_through_a_relay_known_by_its_key() {
         |node: &Node, role: &str| node.cli(&["invite", "-q", "--role", role]).exits(0).stdout;
     home.feed(&["join", "-"], invite(&relay, "none").as_bytes())
         .exits(0);
+    sees(&home, "the relay is in use", |used| {
+        used["connected"] == true
+    });
+    // The relay does not know this invite; that it refused a guest once does
+    // not stand in the way of the next one.
+    let refused = laptop.feed(&["join", "-"], invite(&home, "operator").as_bytes());
+    assert!(refused.stderr.contains("was not reached"), "{refused:?}");
     let said = laptop
         .feed(
             &["join", "-", "--use-relays"],
