@@ -9,6 +9,7 @@
 mod call;
 mod machine;
 mod net;
+mod report;
 mod stats;
 mod worker;
 

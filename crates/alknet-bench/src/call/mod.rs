@@ -141,6 +141,21 @@ pub(crate) struct Measured {
     pub(crate) p99_ns: u32,
 }
 
+impl Measured {
+    /// Calls, bytes or items a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.count as f64 / self.seconds
+    }
+
+    pub(crate) fn p50_us(&self) -> f64 {
+        f64::from(self.p50_ns) / 1e3
+    }
+
+    pub(crate) fn p99_us(&self) -> f64 {
+        f64::from(self.p99_ns) / 1e3
+    }
+}
+
 /// One contender's turn.
 #[derive(Clone, Copy, Debug)]
 struct Turn {

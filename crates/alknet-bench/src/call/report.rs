@@ -1,7 +1,12 @@
 //! The report, in Markdown.
 
-use super::{Contender, Event, Measured, Plan, Turn, Work, nats, payload::Payload};
-use crate::{machine, stats::Estimate, worker::Usage};
+use super::{Contender, Event, Plan, Turn, Work, nats, payload::Payload};
+use crate::{
+    machine,
+    report::{self, shown},
+    stats::Estimate,
+    worker::Usage,
+};
 use std::{
     collections::BTreeMap,
     fmt::{self, Write},
@@ -40,14 +45,7 @@ pub(crate) fn write(
 }
 
 fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result {
-    let day = time::OffsetDateTime::now_utc().date();
-    let profile = if cfg!(debug_assertions) {
-        "**debug build: these numbers say nothing**"
-    } else {
-        "release build"
-    };
-    let options: Vec<String> = std::env::args().skip(1).collect();
-    let versions = [
+    let libraries = [
         "iroh",
         "noq",
         "irpc",
@@ -59,36 +57,9 @@ fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result
         "tokio",
         "jsonschema",
         "serde_json",
-    ]
-    .map(|name| format!("{name} {}", machine::version_of(name)));
-    writeln!(out, "# Calls\n")?;
-    writeln!(
-        out,
-        "Written by `./bench call`; do not edit it, run it again. What is compared,\n\
-         and how, is at the end.\n"
-    )?;
-    writeln!(
-        out,
-        "- Command: `./bench {}`, {day}, {profile}.",
-        options.join(" ")
-    )?;
-    writeln!(
-        out,
-        "- Machine: {}. Load average before and after: {} and {}; niceness {}.",
-        machine::describe(),
-        load.0,
-        load.1,
-        machine::niceness()
-    )?;
-    writeln!(
-        out,
-        "- Versions: alknet {} at commit {}, {}; {}; {}.",
-        env!("CARGO_PKG_VERSION"),
-        env!("ALKNET_COMMIT"),
-        versions.join(", "),
-        machine::says(nats::PROGRAM, &["--version"]),
-        machine::says("rustc", &["--version"])
-    )?;
+    ];
+    let tool = machine::says(nats::PROGRAM, &["--version"]);
+    report::head(out, "Calls", "call", &libraries, &tool, load)?;
     for contender in [Contender::Nats, Contender::NatsJson] {
         if let Some(lacks) = contender.lacks() {
             writeln!(out, "- Left out: {}, since {lacks}.", name(contender))?;
@@ -127,8 +98,7 @@ fn sample<'e>(
 }
 
 fn rate(turn: &Turn) -> f64 {
-    let Measured { count, seconds, .. } = turn.measured;
-    count as f64 / seconds
+    turn.measured.rate()
 }
 
 fn ratio(event: &Event, ours: Contender, theirs: Contender) -> Estimate {
@@ -141,16 +111,11 @@ fn microseconds_each(turn: &Turn) -> f64 {
 }
 
 fn p50(turn: &Turn) -> f64 {
-    f64::from(turn.measured.p50_ns) / 1e3
+    turn.measured.p50_us()
 }
 
 fn p99(turn: &Turn) -> f64 {
-    f64::from(turn.measured.p99_ns) / 1e3
-}
-
-fn shown(estimate: Estimate, digits: usize) -> String {
-    let Estimate { median, low, high } = estimate;
-    format!("{median:.digits$} [{low:.digits$}, {high:.digits$}]")
+    turn.measured.p99_us()
 }
 
 fn size(payload: Payload) -> &'static str {

@@ -6,8 +6,9 @@ use super::{
     task::Met,
 };
 use crate::{
-    call::{Measured, Work},
+    call::Work,
     machine,
+    report::{self, shown},
     stats::Estimate,
     worker::Usage,
 };
@@ -42,43 +43,9 @@ pub(crate) fn write(
 }
 
 fn header(out: &mut String, plan: &Plan, load: &(String, String)) -> fmt::Result {
-    let day = time::OffsetDateTime::now_utc().date();
-    let profile = if cfg!(debug_assertions) {
-        "**debug build: these numbers say nothing**"
-    } else {
-        "release build"
-    };
-    let options: Vec<String> = std::env::args().skip(1).collect();
-    let versions = ["iroh", "iroh-relay", "noq", "rustls", "tokio"]
-        .map(|name| format!("{name} {}", machine::version_of(name)));
-    writeln!(out, "# Networks\n")?;
-    writeln!(
-        out,
-        "Written by `./bench net`; do not edit it, run it again. What is compared,\n\
-         and how, is at the end.\n"
-    )?;
-    writeln!(
-        out,
-        "- Command: `./bench {}`, {day}, {profile}.",
-        options.join(" ")
-    )?;
-    writeln!(
-        out,
-        "- Machine: {}. Load average before and after: {} and {}; niceness {}.",
-        machine::describe(),
-        load.0,
-        load.1,
-        machine::niceness()
-    )?;
-    writeln!(
-        out,
-        "- Versions: alknet {} at commit {}, {}; {}; {}.",
-        env!("CARGO_PKG_VERSION"),
-        env!("ALKNET_COMMIT"),
-        versions.join(", "),
-        machine::says("nft", &["--version"]),
-        machine::says("rustc", &["--version"])
-    )?;
+    let libraries = ["iroh", "iroh-relay", "noq", "rustls", "tokio"];
+    let tool = machine::says("nft", &["--version"]);
+    report::head(out, "Networks", "net", &libraries, &tool, load)?;
     writeln!(
         out,
         "- {} rounds; in each, between each kind of NATs, {} first meetings and {} with a\n  \
@@ -114,11 +81,6 @@ fn mishaps(out: &mut String, found: &Found) -> fmt::Result {
     writeln!(out)
 }
 
-fn shown(estimate: Estimate, digits: usize) -> String {
-    let Estimate { median, low, high } = estimate;
-    format!("{median:.digits$} [{low:.digits$}, {high:.digits$}]")
-}
-
 /// The turns of a contender at one piece of work.
 fn turns(found: &Found, nats: Nats, at: usize, contender: Contender) -> &[Turn] {
     let turns = found.turns.get(&(nats, at, contender));
@@ -138,8 +100,7 @@ fn compared(ours: &[Turn], theirs: &[Turn], of: impl Fn(&Turn, &Turn) -> f64) ->
 }
 
 fn rate(turn: &Turn) -> f64 {
-    let Measured { count, seconds, .. } = turn.measured;
-    count as f64 / seconds
+    turn.measured.rate()
 }
 
 fn ratio(ours: &Turn, theirs: &Turn) -> f64 {
@@ -147,11 +108,11 @@ fn ratio(ours: &Turn, theirs: &Turn) -> f64 {
 }
 
 fn p50(turn: &Turn) -> f64 {
-    f64::from(turn.measured.p50_ns) / 1e3
+    turn.measured.p50_us()
 }
 
 fn p99(turn: &Turn) -> f64 {
-    f64::from(turn.measured.p99_ns) / 1e3
+    turn.measured.p99_us()
 }
 
 fn name(contender: Contender) -> &'static str {
