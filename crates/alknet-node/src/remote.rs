@@ -220,9 +220,11 @@ async fn meet(
         true => not_a_peer(),
         false => unreached(&error.to_string()),
     })?;
-    let connection = Arc::new(QuicConnection::new(connection));
+    let connection = QuicConnection::new(connection);
+    // Ends with the connection, which it does not keep open.
+    tokio::spawn(connection.end_when_silent(QuicLimits::default().idle));
     let config = SessionConfig::default();
-    let met = Session::start(connection, None, Caller::anonymous(), config).await;
+    let met = Session::start(Arc::new(connection), None, Caller::anonymous(), config).await;
     met.map_err(|error| match &error {
         SessionError::Unauthenticated => not_a_peer(),
         SessionError::Closed(closed) if closed.code == Some(connection_code::NOT_ADMITTED) => {
