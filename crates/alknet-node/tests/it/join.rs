@@ -99,6 +99,17 @@ async fn a_name_that_is_taken_here_costs_no_ticket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_joins_at_once_neither_takes_the_name_of_the_other() {
+    let (home, other) = (start("home").await, start("home").await);
+    let laptop = start("laptop").await;
+    let tickets = [home.ticket(json!({})).await, other.ticket(json!({})).await];
+    let (one, two) = tokio::join!(join(&laptop, &tickets[0]), join(&laptop, &tickets[1]));
+    let mut names = [one, two].map(|joined| joined.unwrap()["peer"].to_string());
+    names.sort();
+    assert_eq!(names, ["\"home\"", "\"home-2\""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_that_is_no_good_says_which() {
     let clock = TestClock::default();
     let home = start_with("home", |home| home.clock(clock.shared())).await;

@@ -73,6 +73,9 @@ pub(super) async fn join_peer(
         relays: &shared.known_relays,
     };
     let joined = join::redeem(shared.endpoint(), request).await?;
+    // Of two joins at once, one is the first: it finds the name free, and no
+    // peers, so that its network becomes this node's.
+    let one_at_a_time = shared.editing.lock().await;
     let id = match wanted {
         Some(name) => name,
         // The other side has us now: a taken name must not undo that.
@@ -97,6 +100,7 @@ pub(super) async fn join_peer(
     // peer is there cannot.
     let entered = enter_network(shared, &joined, had_peers).await;
     apply(shared, cx, IdentityChange::AddPeer(record), id.as_str()).await?;
+    drop(one_at_a_time);
     let mut notes = shell_notes(shared, id.as_str(), &grants);
     notes.extend(entered);
     if input.use_relays {
