@@ -1,5 +1,6 @@
 //! What the tests share: conformance suites, process harness, loopback relay.
 
 pub mod laws;
+pub mod relay;
 pub mod storage;
 pub mod transport;

@@ -68,6 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "alknet-vault",
             "alknet-core",
             "alknet-lab",
+            "alknet-testkit",
         ],
     ),
     // What it throws input at, down to the words of a command line.

@@ -1,10 +1,7 @@
 //! Bare iroh: an endpoint with alknet's transport limits, a stream a call and
 //! one for bulk. No names, no rights, no records.
 
-use super::{
-    task::{self, Guest, Meeting, Met, Setup, Task, ms_since},
-    trust,
-};
+use super::task::{self, Guest, Meeting, Met, Setup, Task, ms_since};
 use crate::{
     call::{
         payload::Payload,
@@ -14,6 +11,7 @@ use crate::{
 };
 use alknet_call::quic::QuicLimits;
 use alknet_node::relay::RelayAddress;
+use alknet_testkit::relay::trust_anybody;
 use anyhow::{Context, Result, bail, ensure};
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, RelayMap, RelayMode, SecretKey, TransportAddr,
@@ -35,7 +33,7 @@ async fn open(relay: &RelayAddress, key: SecretKey, port: u16) -> Result<Endpoin
     Endpoint::builder(presets::Minimal)
         .net_report_config(probes)
         .relay_mode(RelayMode::Custom(relays))
-        .ca_tls_config(trust::any())
+        .ca_tls_config(trust_anybody())
         .portmapper_config(PortmapperConfig::Disabled)
         .transport_config(QuicLimits::default().transport_config())
         .secret_key(key)

@@ -9,7 +9,6 @@ mod relay;
 mod report;
 mod run;
 mod task;
-mod trust;
 
 pub(crate) use run::{Outcome, Plan, measure};
 

@@ -1,7 +1,6 @@
-//! How the bare contender trusts a relay: whatever certificate it shows. Whole
-//! nodes look at the key in it; signatures are checked by both.
+//! Relays of tests and benchmarks, whose certificates nobody vouches for.
 
-use iroh::tls::CaTlsConfig;
+use iroh_relay::tls::CaTlsConfig;
 use rustls::{
     DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -10,15 +9,17 @@ use rustls::{
 };
 use std::sync::Arc;
 
-/// Trust in every certificate.
-pub(crate) fn any() -> CaTlsConfig {
-    CaTlsConfig::custom_server_cert_verifier(Arc::new(|provider| Ok(Arc::new(AnyName(provider)))))
+/// Trust in whatever certificate a relay shows; signatures are checked. Whom a
+/// node trusts is for the tests of that.
+#[must_use]
+pub fn trust_anybody() -> CaTlsConfig {
+    CaTlsConfig::custom_server_cert_verifier(Arc::new(|provider| Ok(Arc::new(Anybody(provider)))))
 }
 
 #[derive(Debug)]
-struct AnyName(Arc<CryptoProvider>);
+struct Anybody(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Anybody {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
