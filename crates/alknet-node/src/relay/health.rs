@@ -287,7 +287,7 @@ pub(crate) fn notes(n0: bool, used: &[RelayUse], own: Option<&RelayServer>) -> V
     if n0 && used.is_empty() {
         notes.push("n0's public relays and DNS discovery are used: they see node ids, addresses and sizes, and can read nothing".into());
     } else if used.is_empty() {
-        notes.push("no relay is used: a machine behind a NAT reaches this one only if this one has an address it can dial (--relay n0, or --relay URL of your own)".into());
+        notes.push("no relay is used: a machine behind a NAT reaches this one only if this one has an address it can dial (--relay n0, or a relay of your own: `alknet relay` where all can reach it, then --relay with the address that it prints)".into());
     } else if used.iter().any(|relay| relay.connected) {
         notes.push("your own relay is used when no direct path is found".into());
     } else if used.iter().all(|relay| relay.problem.is_none()) {
