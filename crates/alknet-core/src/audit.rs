@@ -70,6 +70,13 @@ pub struct AuditRow {
     pub parent_id: Option<String>,
     /// Who was checked.
     pub caller: String,
+    /// The id of the API key that was presented.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The peer whose connection carried the call, if a presented key made it
+    /// another caller's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
     /// Who is said to have started it all: `node/label`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub originator: Option<String>,
@@ -105,6 +112,8 @@ impl AuditRow {
             call_id: CallId::new().to_string(),
             parent_id: None,
             caller: caller.into(),
+            key: None,
+            transport: None,
             originator: None,
             surface: Surface::LOCAL,
             operation: operation.into(),
@@ -164,6 +173,8 @@ impl CallRow {
             call_id: self.call_id.to_string(),
             parent_id: self.parent_id.map(|id| id.to_string()),
             caller: self.caller.to_string(),
+            key: None,
+            transport: None,
             originator: self.originator.as_ref().map(ToString::to_string),
             surface: self.surface.clone(),
             operation: match &self.operation {

@@ -32,9 +32,9 @@ impl AuditLog for Store {
 /// Writes one row, in whatever transaction is open.
 pub(crate) fn insert(connection: &Connection, row: &AuditRow) -> rusqlite::Result<()> {
     let sql = "INSERT INTO audit (at, call_id, parent_id, caller, originator, surface, operation,
-            route, resource, outcome, detail, duration_us, bytes_in, bytes_out)
+            route, resource, outcome, detail, duration_us, bytes_in, bytes_out, key, transport)
         VALUES (:at, :call_id, :parent_id, :caller, :originator, :surface, :operation,
-            :route, :resource, :outcome, :detail, :duration_us, :bytes_in, :bytes_out)";
+            :route, :resource, :outcome, :detail, :duration_us, :bytes_in, :bytes_out, :key, :transport)";
     connection.prepare_cached(sql)?.execute(named_params! {
         ":at": row.at.0,
         ":call_id": row.call_id,
@@ -50,6 +50,8 @@ pub(crate) fn insert(connection: &Connection, row: &AuditRow) -> rusqlite::Resul
         ":duration_us": row.duration_us.cast_signed(),
         ":bytes_in": row.bytes_in.cast_signed(),
         ":bytes_out": row.bytes_out.cast_signed(),
+        ":key": row.key,
+        ":transport": row.transport,
     })?;
     Ok(())
 }
@@ -125,7 +127,7 @@ impl Query {
     fn run(mut self, connection: &Connection) -> rusqlite::Result<Vec<(u64, AuditRow)>> {
         let mut sql = String::from(
             "SELECT number, at, call_id, parent_id, caller, originator, surface, operation, route,
-                resource, outcome, detail, duration_us, bytes_in, bytes_out FROM audit",
+                resource, outcome, detail, duration_us, bytes_in, bytes_out, key, transport FROM audit",
         );
         for (index, condition) in self.conditions.iter().enumerate() {
             sql.push_str(if index == 0 { " WHERE " } else { " AND " });
@@ -156,6 +158,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(u64, AuditRow)> {
         duration_us: unsigned(12)?,
         bytes_in: unsigned(13)?,
         bytes_out: unsigned(14)?,
+        key: row.get(15)?,
+        transport: row.get(16)?,
     };
     Ok((unsigned(0)?, audit))
 }

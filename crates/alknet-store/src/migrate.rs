@@ -11,6 +11,7 @@ pub(crate) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"alkn");
 pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_identities_audit_calls.sql"),
     include_str!("../migrations/0002_places_networks_records.sql"),
+    include_str!("../migrations/0003_keys_credentials_bans.sql"),
 ];
 
 /// What a file says about itself.

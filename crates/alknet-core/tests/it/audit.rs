@@ -67,6 +67,8 @@ async fn a_row_says_who_did_what_to_what_and_how_it_ended() {
         call_id: id.to_string(),
         parent_id: None,
         caller: "bob".into(),
+        key: None,
+        transport: None,
         originator: Some("laptop/alice".into()),
         surface: Surface::CALL,
         operation: "demo/thing".into(),

@@ -109,14 +109,14 @@ fn a_newer_format_is_refused_and_left_alone() {
             error,
             OpenStoreError::TooNew {
                 found: 1_000,
-                known: 2,
+                known: 3,
                 ..
             }
         ),
         "{error:?}"
     );
     let want = format!(
-        "store `{}` has format 1000, newest known is 2",
+        "store `{}` has format 1000, newest known is 3",
         path.display()
     );
     assert_eq!(error.to_string(), want);

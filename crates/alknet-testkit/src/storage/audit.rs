@@ -39,6 +39,8 @@ async fn an_audit_row_reads_back_as_written(log: Arc<dyn AuditLog>) {
         duration_us: 5,
         bytes_in: 0,
         bytes_out: u64::MAX,
+        key: Some("abcdefgh".into()),
+        transport: Some("owner".into()),
     };
     log.append(vec![full.clone(), row("node/start")])
         .await

@@ -1,5 +1,5 @@
 PRAGMA application_id = 1634495342;
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 CREATE TABLE address_records (
   network BLOB NOT NULL CHECK (length(network) = 16),
@@ -7,6 +7,18 @@ CREATE TABLE address_records (
   sequence INTEGER NOT NULL,
   record BLOB NOT NULL,
   PRIMARY KEY (network, node)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE api_keys (
+  id TEXT NOT NULL PRIMARY KEY,
+  secret_hash BLOB NOT NULL CHECK (length(secret_hash) = 32),
+  peer TEXT NOT NULL REFERENCES peers (id) ON DELETE CASCADE,
+  name TEXT NOT NULL,
+  grants TEXT, -- JSON: list of targets
+  created_at INTEGER NOT NULL,
+  expires_at INTEGER,
+  last_used_at INTEGER,
+  UNIQUE (peer, name)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE audit (
@@ -25,13 +37,31 @@ CREATE TABLE audit (
   duration_us INTEGER NOT NULL,
   bytes_in INTEGER NOT NULL,
   bytes_out INTEGER NOT NULL
-) STRICT;
+, key TEXT, transport TEXT) STRICT;
+
+CREATE TABLE bans (
+  target TEXT NOT NULL PRIMARY KEY,
+  reason TEXT NOT NULL,
+  banned_by TEXT NOT NULL,
+  created_at INTEGER NOT NULL,
+  until INTEGER
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE catalogues (
   import TEXT NOT NULL PRIMARY KEY,
   revision TEXT NOT NULL,
   text BLOB NOT NULL
 ) STRICT;
+
+CREATE TABLE credentials (
+  provider TEXT NOT NULL,
+  account TEXT NOT NULL,
+  key_version INTEGER NOT NULL,
+  sealed BLOB NOT NULL,
+  created_at INTEGER NOT NULL,
+  updated_at INTEGER NOT NULL,
+  PRIMARY KEY (provider, account)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE grants (
   peer TEXT NOT NULL REFERENCES peers (id) ON DELETE CASCADE,
@@ -110,10 +140,19 @@ CREATE TABLE peer_places (
   PRIMARY KEY (key, address)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE peer_ssh_cas (
+  fingerprint TEXT NOT NULL,
+  principal TEXT NOT NULL,
+  peer TEXT NOT NULL REFERENCES peers (id) ON DELETE CASCADE,
+  public_key TEXT NOT NULL,
+  comment TEXT,
+  PRIMARY KEY (fingerprint, principal)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE peer_ssh_keys (
   fingerprint TEXT NOT NULL PRIMARY KEY,
   peer TEXT NOT NULL REFERENCES peers (id) ON DELETE CASCADE
-) STRICT, WITHOUT ROWID;
+, public_key TEXT, comment TEXT) STRICT, WITHOUT ROWID;
 
 CREATE TABLE peers (
   id TEXT NOT NULL PRIMARY KEY,
@@ -131,6 +170,8 @@ CREATE INDEX audit_by_call ON audit (call_id);
 
 CREATE INDEX audit_by_caller ON audit (caller);
 
+CREATE INDEX audit_by_key ON audit (key) WHERE key IS NOT NULL;
+
 CREATE INDEX audit_by_operation ON audit (operation);
 
 CREATE INDEX audit_by_parent ON audit (parent_id) WHERE parent_id IS NOT NULL;
@@ -138,5 +179,7 @@ CREATE INDEX audit_by_parent ON audit (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX idempotency_by_at ON idempotency (at);
 
 CREATE INDEX peer_groups_by_group ON peer_groups (group_name);
+
+CREATE INDEX peer_ssh_cas_by_peer ON peer_ssh_cas (peer);
 
 CREATE INDEX peer_ssh_keys_by_peer ON peer_ssh_keys (peer);
