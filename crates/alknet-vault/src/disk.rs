@@ -19,6 +19,13 @@ pub const VAULT_FILE: &str = "vault.json";
 /// Name of the file that holds the wrapping key, unless a passphrase does.
 pub const KEY_FILE: &str = "vault.key";
 
+/// Name of the file that holds a successor of the vault until it takes its place.
+pub const NEXT_FILE: &str = "vault.next.json";
+
+/// Called after each step of a change on disk. What it fails with ends the
+/// change there and then, as a crash would: nothing is tidied up.
+pub(crate) type Step<'a> = &'a mut dyn FnMut(&'static str) -> io::Result<()>;
+
 /// Why a private file was not read.
 #[derive(Debug)]
 pub(crate) enum ReadFileError {
@@ -65,6 +72,76 @@ pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, 
 /// The file appears whole, is on disk when this returns, and replaces nothing:
 /// if the name is taken, the error is [`io::ErrorKind::AlreadyExists`].
 pub(crate) fn write_new(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = write_temporary(directory, name, bytes)?;
+    let placed = rename_new(&temporary, &directory.join(name));
+    or_remove(placed, &temporary)?;
+    sync_directory(directory)
+}
+
+/// The same, in the place of a file that may be there: whoever opens the name,
+/// at whatever moment, finds the old content or the new one.
+pub(crate) fn replace(
+    directory: &Path,
+    name: &str,
+    bytes: &[u8],
+    step: Step<'_>,
+) -> io::Result<()> {
+    let temporary = write_temporary(directory, name, bytes)?;
+    step("written")?;
+    or_remove(fs::rename(&temporary, directory.join(name)), &temporary)?;
+    step("renamed")?;
+    sync_directory(directory)?;
+    step("synced")
+}
+
+/// Removes a file durably; one that is not there is no error.
+pub(crate) fn remove(path: &Path, step: Step<'_>) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+        _ => {}
+    }
+    step("removed")?;
+    sync_directory(&parent(path))?;
+    step("removal synced")
+}
+
+/// Renames durably inside one directory.
+pub(crate) fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
+    fs::rename(directory.join(from), directory.join(to))?;
+    sync_directory(directory)
+}
+
+/// Keeps others from changing the files of `directory` until it is dropped, or
+/// says that somebody else does.
+pub(crate) fn lock(directory: &Path) -> io::Result<File> {
+    let handle = File::open(directory)?;
+    rustix::fs::flock(
+        &handle,
+        rustix::fs::FlockOperation::NonBlockingLockExclusive,
+    )?;
+    Ok(handle)
+}
+
+/// Removes what interrupted changes left behind: each holds a wrapped seed, or
+/// a key that wraps nothing. Only for whoever holds the lock.
+pub(crate) fn sweep(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let is_ours = name.to_str().is_some_and(|name| {
+            [VAULT_FILE, KEY_FILE, NEXT_FILE].iter().any(|file| {
+                name.strip_prefix(&format!(".{file}."))
+                    .is_some_and(|rest| rest.ends_with(".tmp"))
+            })
+        });
+        if is_ours {
+            fs::remove_file(directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes and syncs a new file beside `name`.
+fn write_temporary(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     let suffix: [u8; 8] = random::array().map_err(io::Error::other)?;
     let temporary = directory.join(format!(".{name}.{}.tmp", HEXLOWER.encode(&suffix)));
     let mut file = OpenOptions::new()
@@ -72,16 +149,17 @@ pub(crate) fn write_new(directory: &Path, name: &str, bytes: &[u8]) -> io::Resul
         .create_new(true)
         .mode(0o600)
         .open(&temporary)?;
-    let placed = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| rename_new(&temporary, &directory.join(name)));
-    if let Err(err) = placed {
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    or_remove(written, &temporary)?;
+    Ok(temporary)
+}
+
+fn or_remove(done: io::Result<()>, temporary: &Path) -> io::Result<()> {
+    if done.is_err() {
         // The first failure is the one to report.
-        let _ = fs::remove_file(&temporary);
-        return Err(err);
+        let _ = fs::remove_file(temporary);
     }
-    sync_directory(directory)
+    done
 }
 
 /// Creates `directory` with mode 0700, and what is missing above it.

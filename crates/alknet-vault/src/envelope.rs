@@ -88,6 +88,11 @@ impl Envelope {
         SecretBytes::copy_from(&Zeroizing::new(seed)).map(Seed)
     }
 
+    /// Whether both are one and the same: nonces are drawn for each.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.nonce == other.nonce && self.ciphertext == other.ciphertext
+    }
+
     /// Reads the content of `vault.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ParseEnvelopeError> {
         #[derive(Deserialize)]

@@ -56,6 +56,16 @@
 //! SHA-256 over the compact JSON of the fields before it, in the order above; it
 //! protects nothing, but tells a damaged file from a wrong passphrase.
 //!
+//! [`Vault::rewrap`] changes what wraps the seed, and [`Vault::prepare_successor`]
+//! puts another seed into its place. Both replace whole files, so that whoever
+//! opens the directory at any moment, or after a crash at any moment, finds the
+//! vault as it was or as it will be.
+//!
+//! # Sealing
+//!
+//! A [`Sealer`] seals other secrets for storage under a version of the sealing
+//! key, bound to what they are: see [`Sealer::seal`].
+//!
 //! # What it does not do
 //!
 //! No network and no operations. It neither prints nor reads the environment,
@@ -71,21 +81,26 @@
 //! ```
 //!
 //! Unix only, since file modes are.
+mod change;
+mod copy;
 mod disk;
 mod envelope;
 mod mnemonic;
 mod paths;
 mod random;
+mod seal;
 mod secret;
 pub mod slip10;
 mod vault;
 mod wrap;
 
 pub use crate::{
-    disk::{KEY_FILE, VAULT_FILE},
+    change::{ChangeVaultError, Pending, Successor},
+    disk::{KEY_FILE, NEXT_FILE, VAULT_FILE},
     envelope::{Damage, FORMAT, fuzz_envelope},
     mnemonic::{EntropyLengthError, Mnemonic, ParseMnemonicError},
     random::NoRandomness,
+    seal::{About, OpenSealedError, SEALED_EXTRA_BYTES, Sealer, fuzz_sealed},
     secret::{SecretKey32, Seed},
     vault::{CreateVaultError, KeyError, OpenVaultError, UnlockVaultError, Vault},
     wrap::{Cost, CostError, PASSPHRASE_BYTES_MAX, Wrap, WrapKind},

@@ -16,10 +16,13 @@ pub(crate) const OWNER: Path = identity(Index::fixed::<0>(), Index::fixed::<1>()
 /// Host key of the SSH server: `m/74'/0'/1'/0'`.
 pub(crate) const SSH_HOST: Path = identity(Index::fixed::<1>(), Index::fixed::<0>());
 
+/// Where the sealing keys of all versions come from: `m/74'/2'/0'`.
+pub(crate) const SEALING: [Index; 3] = [ALKNET, Index::fixed::<2>(), Index::fixed::<0>()];
+
 /// Key that seals stored credentials, in its `version`: `m/74'/2'/0'/version'`.
 pub(crate) fn sealing(version: u32) -> Result<Path, IndexError> {
-    let [sealing, zero] = [Index::fixed::<2>(), Index::fixed::<0>()];
-    Ok([ALKNET, sealing, zero, Index::new(version)?])
+    let [purpose, sealing, zero] = SEALING;
+    Ok([purpose, sealing, zero, Index::new(version)?])
 }
 
 const fn identity(use_for: Index, which: Index) -> Path {

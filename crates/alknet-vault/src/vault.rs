@@ -14,6 +14,7 @@ use crate::{
     mnemonic::Mnemonic,
     paths,
     random::{self, NoRandomness},
+    seal::Sealer,
     secret::{SecretBytes, SecretKey32, Seed},
     slip10::{ExtendedKey, Index, IndexError},
     wrap::{Cost, PASSPHRASE_BYTES_MAX, Wrap, WrapKind},
@@ -27,9 +28,9 @@ const KEY_DIGITS: usize = 64;
 /// While unlocked, the seed is in memory; it is wiped by [`Vault::lock`] and on
 /// drop. Nothing watches the files: a vault stays what it was when opened.
 pub struct Vault {
-    directory: PathBuf,
-    envelope: Envelope,
-    seed: Option<Seed>,
+    pub(crate) directory: PathBuf,
+    pub(crate) envelope: Envelope,
+    pub(crate) seed: Option<Seed>,
 }
 
 impl Vault {
@@ -90,20 +91,7 @@ impl Vault {
     /// See [`OpenVaultError`]. No content of the files makes it panic, and none
     /// makes it read more than some kilobytes.
     pub fn open(directory: &Path) -> Result<Self, OpenVaultError> {
-        let path = directory.join(VAULT_FILE);
-        let bytes = disk::read(&path, FILE_BYTES_MAX)
-            .map_err(|err| OpenVaultError::reading(&path, FILE_BYTES_MAX, err))?;
-        let envelope = Envelope::parse(&bytes).map_err(|err| match err {
-            ParseEnvelopeError::TooNew { found } => OpenVaultError::TooNew {
-                path: path.clone(),
-                found,
-                known: FORMAT,
-            },
-            ParseEnvelopeError::Damage(source) => OpenVaultError::Damaged {
-                path: path.clone(),
-                source,
-            },
-        })?;
+        let envelope = read_envelope(&directory.join(VAULT_FILE))?;
         let seed = match envelope.protection {
             Protection::Passphrase { .. } => None,
             Protection::KeyFile => {
@@ -209,6 +197,17 @@ impl Vault {
         self.derive(&paths::sealing(version)?)
     }
 
+    /// Hands out the keys that seal, and nothing else: they go on working when
+    /// the vault is locked or dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Locked`] if the vault is locked.
+    pub fn sealer(&self) -> Result<Sealer, KeyError> {
+        let seed = self.seed.as_ref().ok_or(KeyError::Locked)?;
+        Ok(Sealer::new(ExtendedKey::of(seed).descend(&paths::SEALING)))
+    }
+
     fn derive(&self, path: &[Index]) -> Result<SecretKey32, KeyError> {
         let seed = self.seed.as_ref().ok_or(KeyError::Locked)?;
         Ok(ExtendedKey::of(seed).descend(path).into_key())
@@ -226,7 +225,7 @@ impl fmt::Debug for Vault {
 }
 
 /// Makes the key of a passphrase that is about to wrap a new vault.
-fn wrapping_key(
+pub(crate) fn wrapping_key(
     passphrase: &str,
     cost: Cost,
 ) -> Result<(Protection, SecretBytes<32>), CreateVaultError> {
@@ -250,10 +249,7 @@ fn wrapping_key(
 /// Of two that create one vault at once, both arrive at the same key, and only
 /// the vault decides who was first.
 fn create_key_file(directory: &Path) -> Result<SecretBytes<32>, CreateVaultError> {
-    let mut key = SecretBytes::zeroed();
-    random::fill(key.expose_mut())?;
-    let mut line = Zeroizing::new([b'\n'; KEY_DIGITS + 1]);
-    HEXLOWER.encode_mut(key.expose(), &mut line[..KEY_DIGITS]);
+    let (key, line) = new_key()?;
     match disk::write_new(directory, KEY_FILE, &*line) {
         Ok(()) => Ok(key),
         Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
@@ -266,7 +262,34 @@ fn create_key_file(directory: &Path) -> Result<SecretBytes<32>, CreateVaultError
     }
 }
 
-fn read_key_file(directory: &Path) -> Result<SecretBytes<32>, OpenVaultError> {
+/// Draws a wrapping key, and writes it as its file holds it.
+pub(crate) fn new_key() -> Result<(SecretBytes<32>, Zeroizing<[u8; KEY_DIGITS + 1]>), NoRandomness>
+{
+    let mut key = SecretBytes::zeroed();
+    random::fill(key.expose_mut())?;
+    let mut line = Zeroizing::new([b'\n'; KEY_DIGITS + 1]);
+    HEXLOWER.encode_mut(key.expose(), &mut line[..KEY_DIGITS]);
+    Ok((key, line))
+}
+
+/// Reads a wrapped seed.
+pub(crate) fn read_envelope(path: &Path) -> Result<Envelope, OpenVaultError> {
+    let bytes = disk::read(path, FILE_BYTES_MAX)
+        .map_err(|err| OpenVaultError::reading(path, FILE_BYTES_MAX, err))?;
+    Envelope::parse(&bytes).map_err(|err| match err {
+        ParseEnvelopeError::TooNew { found } => OpenVaultError::TooNew {
+            path: path.into(),
+            found,
+            known: FORMAT,
+        },
+        ParseEnvelopeError::Damage(source) => OpenVaultError::Damaged {
+            path: path.into(),
+            source,
+        },
+    })
+}
+
+pub(crate) fn read_key_file(directory: &Path) -> Result<SecretBytes<32>, OpenVaultError> {
     // Room for the end of a line, in any style.
     const BYTES_MAX: usize = KEY_DIGITS + 2;
     let path = directory.join(KEY_FILE);
@@ -399,7 +422,7 @@ pub enum OpenVaultError {
 }
 
 impl OpenVaultError {
-    fn reading(path: &Path, bytes_max: usize, err: ReadFileError) -> Self {
+    pub(crate) fn reading(path: &Path, bytes_max: usize, err: ReadFileError) -> Self {
         let path = path.into();
         match err {
             ReadFileError::Missing => Self::Missing { path },
@@ -441,4 +464,7 @@ pub enum KeyError {
     /// There is no such version of the sealing key.
     #[error("there is no such version of the sealing key")]
     Version(#[from] IndexError),
+    /// The operating system gave no random bytes.
+    #[error("failed to draw a nonce")]
+    NoRandomness,
 }

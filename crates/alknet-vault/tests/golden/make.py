@@ -88,3 +88,18 @@ for name, path in {
     secret = derive(SEED, path)
     public = Ed25519PrivateKey.from_private_bytes(secret).public_key()
     print(f"{name}: secret {secret.hex()}, public {public.public_bytes_raw().hex()}")
+
+
+def seal(version, kind, provider, account, secret):
+    """A sealed secret: format 1, nonce, ciphertext and tag."""
+    key = derive(SEED, (74, 2, 0, version))
+    nonce = hashlib.sha256(b"golden sealed").digest()[:24]
+    aad = b"alknet-sealed\x01" + struct.pack(">I", version)
+    for field in (kind, provider, account):
+        aad += struct.pack(">Q", len(field)) + field.encode()
+    cipher = ChaCha20Poly1305(hchacha20(key, nonce[:16]))
+    return b"\x01" + nonce + cipher.encrypt(bytes(4) + nonce[16:], secret, aad)
+
+
+sealed = seal(1, "credential", "github", "ada", b"a token of another day")
+(HERE / "sealed.hex").write_text(sealed.hex() + "\n")

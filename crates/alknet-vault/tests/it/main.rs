@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod bip39_vectors;
+mod change;
+mod copy;
 mod damage;
 mod golden;
 mod mnemonic;
+mod seal;
 mod slip10;
 mod vault;
 
