@@ -13,6 +13,7 @@ use alknet_core::{CallError, NodeId};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
+use zeroize::Zeroizing;
 
 /// Bytes before the header.
 pub const PREAMBLE_BYTES: usize = 8;
@@ -173,25 +174,26 @@ impl FrameType {
     }
 }
 
-/// A secret that proves who opens a connection. It never prints.
+/// The text that proves who opens a connection, as it is sent: a secret, which
+/// never prints and is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ApiKey(Arc<str>);
+pub struct Bearer(Arc<Zeroizing<String>>);
 
-impl ApiKey {
-    /// The key behind a text; at most 512 bytes are sent.
+impl Bearer {
+    /// A text that is sent; at most 512 bytes are.
     #[must_use]
-    pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self(text.into())
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Arc::new(Zeroizing::new(text.into())))
     }
 
-    pub(crate) fn secret(&self) -> &Arc<str> {
+    pub(crate) fn secret(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Debug for ApiKey {
+impl fmt::Debug for Bearer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ApiKey(…)")
+        f.write_str("Bearer(…)")
     }
 }
 
@@ -279,7 +281,7 @@ pub struct Credit {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame {
     /// Opens a connection.
-    Hello(Hello, Option<ApiKey>),
+    Hello(Hello, Option<Bearer>),
     /// Calls an operation with an input.
     Invoke(Box<Invoke>, Bytes),
     /// Bytes of a channel.

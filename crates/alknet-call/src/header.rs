@@ -1,7 +1,7 @@
 //! Headers in postcard, read without believing any length in them.
 
 use crate::{
-    frame::{ApiKey, CallKind, Frame, FrameError, FrameType, Hello, Invoke, PeerLimits},
+    frame::{Bearer, CallKind, Frame, FrameError, FrameType, Hello, Invoke, PeerLimits},
     limits::{
         CREDENTIAL_BYTES_MAX, EXTENSIONS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, ROUTE_STEPS_MAX,
         SIDE_BYTES_MAX, TEXT_BYTES_MAX, VIA_NODES_MAX,
@@ -184,7 +184,7 @@ pub(crate) struct HelloHeader {
 }
 
 impl HelloHeader {
-    pub(crate) fn of(hello: &Hello, credential: &Option<ApiKey>) -> Self {
+    pub(crate) fn of(hello: &Hello, credential: &Option<Bearer>) -> Self {
         let versions = hello.versions.iter().take(VERSIONS_MAX).copied();
         let features = hello.features.iter().take(FEATURES_MAX);
         Self {
@@ -206,7 +206,7 @@ impl HelloHeader {
             limits: self.limits,
             features: self.features.0.into_iter().map(|text| text.0).collect(),
         };
-        Frame::Hello(hello, self.credential.map(|text| ApiKey::new(text.0)))
+        Frame::Hello(hello, self.credential.map(|text| Bearer::new(text.0)))
     }
 }
 

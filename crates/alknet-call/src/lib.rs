@@ -51,6 +51,7 @@ mod callee;
 mod channel;
 mod client;
 mod codec;
+pub mod conduct;
 mod credit;
 mod frame;
 mod header;
@@ -68,7 +69,7 @@ pub use crate::{
     client::{Client, Items},
     codec::{Decoder, fuzz_frames},
     frame::{
-        ApiKey, CallKind, Credit, Frame, FrameError, FrameType, Hello, Invoke, PREAMBLE_BYTES,
+        Bearer, CallKind, Credit, Frame, FrameError, FrameType, Hello, Invoke, PREAMBLE_BYTES,
         PeerLimits,
     },
     limits::{

@@ -2,13 +2,14 @@
 
 use crate::{
     codec::Decoder,
-    frame::{ApiKey, Frame, FrameError, Hello, PeerLimits},
+    conduct::Watched,
+    frame::{Bearer, Frame, FrameError, Hello, PeerLimits},
     limits::{WireLimits, connection_code, stream_code},
     serve::{Serving, Unread, serve},
     wire::room,
 };
 use alknet_core::{
-    Caller, Credential, Dispatcher, PIPE_WINDOW_BYTES,
+    ApiKeyProof, Caller, Credential, Dispatcher, IdentityProvider, PIPE_WINDOW_BYTES,
     transport::{Connection, ConnectionClosed, ConnectionInfo, RecvHalf},
 };
 use std::{
@@ -17,6 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -44,11 +46,13 @@ pub struct SessionConfig {
     /// How this node calls itself, for people; at most 64 bytes.
     pub node_name: String,
     /// The connection shall be whoever this belongs to.
-    pub credential: Option<ApiKey>,
+    pub credential: Option<Bearer>,
     /// What this side offers beyond calls; at most eight short words.
     pub features: Vec<String>,
     /// What is accepted.
     pub limits: WireLimits,
+    /// Who is told what the other side does wrong.
+    pub watched: Watched,
 }
 
 impl Default for SessionConfig {
@@ -59,6 +63,7 @@ impl Default for SessionConfig {
             credential: None,
             features: Vec::new(),
             limits: WireLimits::default(),
+            watched: Watched::default(),
         }
     }
 }
@@ -89,6 +94,9 @@ pub enum SessionError {
     /// there.
     #[error("the credential is not known")]
     Unauthenticated,
+    /// It presented too many wrong ones just before.
+    #[error("too many wrong credentials; wait {} s before the next", .0.as_secs().max(1))]
+    SlowedDown(Duration),
 }
 
 /// Counts streams that broke the protocol.
@@ -96,12 +104,14 @@ pub(crate) struct Strikes {
     connection: Arc<dyn Connection>,
     count: AtomicU32,
     max: u32,
+    watched: Watched,
 }
 
 impl Strikes {
     /// Notes one more; too many close the connection.
     pub(crate) fn strike(&self, why: &dyn fmt::Display) {
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        self.watched.malformed(self.connection.info());
         tracing::debug!(connection = self.connection.info().id, %why, count, "a stream broke the call protocol");
         if count >= self.max {
             self.connection.close(
@@ -165,6 +175,7 @@ pub(crate) struct Line {
     pub(crate) items: Arc<Semaphore>,
     running: Arc<Running>,
     _serving: AbortOnDropHandle<()>,
+    _watching: Option<AbortOnDropHandle<()>>,
 }
 
 impl Drop for Line {
@@ -194,7 +205,7 @@ impl Session {
         caller: Caller,
         config: SessionConfig,
     ) -> Result<Arc<Session>, SessionError> {
-        let limits = config.limits.clone();
+        let (limits, watched) = (config.limits.clone(), config.watched.clone());
         let met = timeout(
             limits.first_frame,
             meet(&*connection, door.as_ref(), caller, config),
@@ -203,6 +214,13 @@ impl Session {
         let (remote, caller) = match met {
             Ok(met) => met,
             Err(error) => {
+                match &error {
+                    SessionError::BadHello(_) | SessionError::RefusedHello(_) => {
+                        watched.malformed(connection.info());
+                    }
+                    SessionError::Unauthenticated => watched.presented_wrong(connection.info()),
+                    _ => {}
+                }
                 connection.close(close_code(&error), &error.to_string());
                 return Err(error);
             }
@@ -211,8 +229,17 @@ impl Session {
             connection: connection.clone(),
             count: AtomicU32::new(0),
             max: limits.stream_errors_max,
+            watched,
         });
         let running = Arc::new(Running::default());
+        let watching = match (&door, caller.key()) {
+            (Some(door), Some(_)) => Some(AbortOnDropHandle::new(tokio::spawn(end_with_key(
+                connection.clone(),
+                door.clone(),
+                caller.clone(),
+            )))),
+            _ => None,
+        };
         let serving = Serving {
             running: running.clone(),
             connection: connection.clone(),
@@ -233,6 +260,7 @@ impl Session {
             limits,
             running,
             _serving: AbortOnDropHandle::new(tokio::spawn(serve(Arc::new(serving)))),
+            _watching: watching,
         };
         Ok(Arc::new(Session {
             line: Arc::new(line),
@@ -318,15 +346,46 @@ async fn meet(
     let caller = match (credential, door) {
         // A side that serves nothing has nobody to know.
         (None, _) | (_, None) => caller,
-        (Some(key), Some(door)) => {
-            Caller::resolve(door.identities(), Credential::ApiKey(key.secret().clone()))
-                .ok_or(SessionError::Unauthenticated)?
+        (Some(_), Some(_)) if let Some(wait) = config.watched.must_wait(connection.info()) => {
+            return Err(SessionError::SlowedDown(wait));
         }
+        (Some(bearer), Some(door)) => presented(&bearer, door.identities(), &caller)?,
     };
     if !is_initiator {
         say(connection, &first).await?;
     }
     Ok((remote, caller))
+}
+
+/// The caller that a presented key makes of the connection's own. One that
+/// does not resolve is nobody: it never falls back to whose connection it is.
+fn presented(
+    bearer: &Bearer,
+    identities: &dyn IdentityProvider,
+    transport: &Caller,
+) -> Result<Caller, SessionError> {
+    let proof = ApiKeyProof::parse(bearer.secret()).map_err(|_| SessionError::Unauthenticated)?;
+    let caller = Caller::resolve(identities, Credential::ApiKey(proof))
+        .ok_or(SessionError::Unauthenticated)?;
+    Ok(match transport.is_authenticated() {
+        true => caller.carried_by(transport.id()),
+        false => caller,
+    })
+}
+
+/// Ends the connection when the key that was presented is no longer accepted.
+/// The key of the connection itself is watched by whoever accepted it.
+async fn end_with_key(connection: Arc<dyn Connection>, door: Dispatcher, caller: Caller) {
+    let mut changes = door.identities().changes();
+    while caller.refreshed(door.identities()).is_some() {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+    connection.close(
+        connection_code::UNAUTHENTICATED,
+        "the API key is no longer accepted",
+    );
 }
 
 fn clamp(bytes: usize) -> u32 {
@@ -345,7 +404,7 @@ async fn say(connection: &dyn Connection, first: &[u8]) -> Result<(), SessionErr
 async fn hear(
     connection: &dyn Connection,
     bytes_max: usize,
-) -> Result<(Hello, Option<ApiKey>), SessionError> {
+) -> Result<(Hello, Option<Bearer>), SessionError> {
     let mut recv: Box<dyn RecvHalf> = connection.accept_uni().await.map_err(closed)?;
     let mut decoder = Decoder::new(bytes_max, 0);
     loop {
@@ -408,6 +467,7 @@ fn close_code(error: &SessionError) -> u32 {
         SessionError::BadHello(_) | SessionError::RefusedHello(_) => connection_code::BAD_HELLO,
         SessionError::NoCommonVersion { .. } => connection_code::NO_COMMON_VERSION,
         SessionError::Unauthenticated => connection_code::UNAUTHENTICATED,
+        SessionError::SlowedDown(_) => connection_code::LIMIT,
         SessionError::Closed(_) => connection_code::DONE,
     }
 }

@@ -2,6 +2,7 @@
 //! written in batches, never dropped.
 
 use crate::{
+    api_key::KeyId,
     call::{CallId, Originator, Route, route_text},
     name::{OperationName, PeerId},
     storage::{AuditLog, StoreError, Timestamp},
@@ -128,6 +129,15 @@ impl AuditRow {
     }
 }
 
+impl AuditRow {
+    /// The row of a pruning that removed so many, up to this number.
+    #[must_use]
+    pub fn with_removed(mut self, removed: u64, through: u64) -> Self {
+        self.detail = Some(format!("removed {removed}, up to number {through}"));
+        self
+    }
+}
+
 /// Rows that may wait to be written; a full queue slows callers down.
 const QUEUE_ROWS_MAX: usize = 16_384;
 /// Rows written in one batch.
@@ -147,6 +157,8 @@ pub(crate) struct CallRow {
     pub(crate) call_id: CallId,
     pub(crate) parent_id: Option<CallId>,
     pub(crate) caller: PeerId,
+    pub(crate) key: Option<KeyId>,
+    pub(crate) transport: Option<PeerId>,
     pub(crate) originator: Option<Originator>,
     pub(crate) surface: Surface,
     pub(crate) operation: Operation,
@@ -173,8 +185,8 @@ impl CallRow {
             call_id: self.call_id.to_string(),
             parent_id: self.parent_id.map(|id| id.to_string()),
             caller: self.caller.to_string(),
-            key: None,
-            transport: None,
+            key: self.key.map(|id| id.to_string()),
+            transport: self.transport.as_ref().map(ToString::to_string),
             originator: self.originator.as_ref().map(ToString::to_string),
             surface: self.surface.clone(),
             operation: match &self.operation {

@@ -1,7 +1,8 @@
 //! Who is calling: identities, the credentials that prove them, callers.
 
-use crate::name::{OperationName, PeerId, ScopeSet};
-use crate::resource::ResourceSet;
+use crate::api_key::{ApiKeyProof, KeyId};
+use crate::name::{OperationName, PeerId, Scope, ScopeSet};
+use crate::resource::{ResourceKind, ResourceSet};
 use crate::role::{GrantTarget, Grants, RoleSet, TargetError};
 use std::{collections::BTreeSet, fmt, sync::Arc};
 use tokio::sync::watch;
@@ -17,6 +18,10 @@ pub struct Identity {
     pub resources: ResourceSet,
     /// Operations granted whole: their own access rule counts as satisfied.
     pub operations: BTreeSet<OperationName>,
+    /// What the key that was presented allows of all that: whatever is asked
+    /// is asked of both, and what one of them refuses is refused. `None` if
+    /// nothing narrows it.
+    pub ceiling: Option<Arc<Identity>>,
 }
 
 impl Identity {
@@ -28,6 +33,7 @@ impl Identity {
             scopes: ScopeSet::default(),
             resources: ResourceSet::default(),
             operations: BTreeSet::new(),
+            ceiling: None,
         }
     }
 
@@ -48,28 +54,69 @@ impl Identity {
         Ok(identity)
     }
 
-    /// What both hold: a key of a peer is never wider than the peer. The
-    /// narrower set may only subtract resources by denying them.
+    /// The same peer, of whose rights only those are left that `ceiling` gives
+    /// as well: a key of a peer is never wider than the peer.
     #[must_use]
-    pub fn narrowed_to(&self, scopes: &ScopeSet) -> Self {
+    pub fn under(&self, ceiling: Arc<Identity>) -> Self {
         Self {
-            scopes: self.scopes.intersect(scopes),
-            operations: BTreeSet::new(),
+            ceiling: Some(ceiling),
             ..self.clone()
         }
+    }
+
+    /// Itself, and the ceiling over it: all of them must allow what is asked.
+    pub fn layers(&self) -> impl Iterator<Item = &Identity> {
+        std::iter::successors(Some(self), |layer| layer.ceiling.as_deref())
+    }
+
+    /// Whether a scope is held.
+    #[must_use]
+    pub fn holds_scope(&self, scope: &Scope) -> bool {
+        self.layers().all(|layer| layer.scopes.holds(scope))
+    }
+
+    /// Whether `action` on the canonical `resource` is held.
+    #[must_use]
+    pub fn holds(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
+        self.layers()
+            .all(|layer| layer.resources.holds(kind, action, resource))
+    }
+
+    /// Whether `action` on the canonical `resource` is held, or `operation` was
+    /// granted whole and nothing denies it.
+    #[must_use]
+    pub fn holds_within(
+        &self,
+        operation: &OperationName,
+        kind: ResourceKind,
+        action: &str,
+        resource: &str,
+    ) -> bool {
+        self.layers().all(|layer| {
+            layer.resources.holds(kind, action, resource)
+                || (layer.operations.contains(operation)
+                    && !layer.resources.denies(kind, action, resource))
+        })
     }
 }
 
 /// A proof of identity, already verified by the surface that took it.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Credential {
     /// The Ed25519 key of a QUIC connection.
     NodeKey([u8; 32]),
     /// The public fingerprint of an SSH key (`SHA256:...`).
     SshKey(String),
-    /// A presented bearer secret; never printed.
-    ApiKey(Arc<str>),
+    /// A principal of a certificate that an SSH authority signed.
+    SshPrincipal {
+        /// The fingerprint of the authority's key (`SHA256:...`).
+        authority: String,
+        /// The principal, as the certificate names it.
+        principal: String,
+    },
+    /// What is left of a presented API key.
+    ApiKey(ApiKeyProof),
 }
 
 impl fmt::Debug for Credential {
@@ -81,7 +128,11 @@ impl fmt::Debug for Credential {
                 key[0], key[1], key[2], key[3]
             ),
             Credential::SshKey(print) => write!(f, "SshKey({print})"),
-            Credential::ApiKey(_) => f.write_str("ApiKey(…)"),
+            Credential::SshPrincipal {
+                authority,
+                principal,
+            } => write!(f, "SshPrincipal({authority}, {principal:?})"),
+            Credential::ApiKey(proof) => write!(f, "ApiKey({}, …)", proof.id()),
         }
     }
 }
@@ -97,6 +148,10 @@ pub trait IdentityProvider: Send + Sync + 'static {
 
     /// Announces each new epoch.
     fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Notes that a call was made with an API key. Called for each of them, so
+    /// it neither waits nor writes.
+    fn used(&self, _key: &KeyId) {}
 }
 
 /// What sort of caller it is.
@@ -120,6 +175,9 @@ pub struct Caller {
     credential: Option<Credential>,
     epoch: u64,
     depth: u16,
+    /// Whose connection carries the calls, if a presented key made them
+    /// another's.
+    transport: Option<PeerId>,
 }
 
 impl Caller {
@@ -133,6 +191,7 @@ impl Caller {
             credential: None,
             epoch: 0,
             depth: 0,
+            transport: None,
         }
     }
 
@@ -147,6 +206,7 @@ impl Caller {
             credential: None,
             epoch: 0,
             depth: 0,
+            transport: None,
         }
     }
 
@@ -159,6 +219,7 @@ impl Caller {
             credential: None,
             epoch: 0,
             depth: 0,
+            transport: None,
         }
     }
 
@@ -175,7 +236,27 @@ impl Caller {
             credential: Some(credential),
             epoch,
             depth: 0,
+            transport: None,
         })
+    }
+
+    /// A peer that is not let in, with what it would hold. Only to be told
+    /// about: no surface makes one.
+    pub(crate) fn kept_out(identity: Arc<Identity>) -> Self {
+        Self {
+            kind: CallerKind::Peer,
+            ..Self::authority(identity)
+        }
+    }
+
+    /// The same caller, on a connection that is this peer's: a key that was
+    /// presented there made the calls its own.
+    #[must_use]
+    pub fn carried_by(self, transport: &PeerId) -> Self {
+        Self {
+            transport: Some(transport.clone()),
+            ..self
+        }
     }
 
     /// An operation's declared authority, this many calls below the root.
@@ -194,10 +275,15 @@ impl Caller {
     /// The caller as of now: `None` if its credential no longer resolves, or
     /// has become somebody else's. Whoever was let in as one peer never goes
     /// on as another.
-    pub(crate) fn refreshed(&self, provider: &dyn IdentityProvider) -> Option<Self> {
+    #[must_use]
+    pub fn refreshed(&self, provider: &dyn IdentityProvider) -> Option<Self> {
         match &self.credential {
             Some(credential) if self.epoch != provider.epoch() => {
-                Self::resolve(provider, credential.clone()).filter(|now| now.id() == self.id())
+                let now = Self::resolve(provider, credential.clone())?;
+                (now.id() == self.id()).then(|| Self {
+                    transport: self.transport.clone(),
+                    ..now
+                })
             }
             _ => Some(self.clone()),
         }
@@ -230,6 +316,22 @@ impl Caller {
     #[must_use]
     pub fn credential(&self) -> Option<&Credential> {
         self.credential.as_ref()
+    }
+
+    /// The API key that was presented.
+    #[must_use]
+    pub fn key(&self) -> Option<&KeyId> {
+        match &self.credential {
+            Some(Credential::ApiKey(proof)) => Some(proof.id()),
+            _ => None,
+        }
+    }
+
+    /// The peer whose connection carries the calls, if a presented key made
+    /// them another caller's.
+    #[must_use]
+    pub fn transport(&self) -> Option<&PeerId> {
+        self.transport.as_ref()
     }
 
     /// Whether it is known.

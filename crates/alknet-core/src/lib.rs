@@ -32,13 +32,16 @@
 //! ```
 
 mod access;
+mod api_key;
 mod audit;
 mod bytepipe;
 mod call;
 mod context;
+mod credential;
 mod discovery;
 mod dispatch;
 mod error;
+mod explain;
 mod gate;
 mod handler;
 mod idempotency;
@@ -55,12 +58,14 @@ mod registry;
 mod resource;
 mod role;
 mod schema;
+mod secret;
 mod spec;
 pub mod storage;
 pub mod transport;
 
 pub use crate::{
     access::{Access, AccessControl, JsonPointer, PointerError, ResourceRule},
+    api_key::{ApiKey, ApiKeyError, ApiKeyProof, KeyId},
     audit::{AuditOutcome, AuditRow, AuditSink, AuditWriter, Surface},
     bytepipe::{
         ByteCounter, ByteReceiver, ByteSender, CHUNK_COST_MIN, Chunk, PIPE_WINDOW_BYTES,
@@ -73,11 +78,13 @@ pub use crate::{
     context::{
         Authority, Capabilities, Context, Env, Interaction, InteractionEvent, Reach, ReachRule,
     },
+    credential::{CredentialName, CredentialNameError, CredentialSlot, CredentialState},
     discovery::{CatalogueEntry, discovery_operations},
     dispatch::{
         ChannelCall, ChannelDone, Dispatcher, DispatcherBuilder, Forwarder, Reply, Subscription,
     },
     error::{CallError, ErrorClass, ErrorCode, Violation},
+    explain::{Explanation, Question, Stage, Step, Verdict},
     gate::Decision,
     handler::{Channel, ChannelEnd, ChannelOpening, Control, Handler, channel_pair},
     identity::{Caller, CallerKind, Credential, Identity, IdentityProvider, StaticIdentities},
@@ -101,5 +108,6 @@ pub use crate::{
     },
     role::{GrantTarget, Grants, Role, RoleSet, TargetError},
     schema::{Schema, SchemaError},
+    secret::{SECRET_BYTES_MAX, Secret},
     spec::{ErrorSpec, Example, Hints, Kind, OperationLimits, OperationSpec, Resume, Visibility},
 };

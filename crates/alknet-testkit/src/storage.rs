@@ -7,13 +7,17 @@
 
 mod audit;
 mod calls;
+mod events;
 mod identities;
 mod imports;
+mod keys;
 
 use alknet_core::{
     AuditRow,
-    storage::{AuditLog, IdempotencyStore, IdentityStore, ImportStore, Timestamp},
+    storage::{AuditLog, EventLog, IdempotencyStore, IdentityStore, ImportStore, Timestamp},
 };
+pub use self::events::Outbox;
+
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
@@ -32,7 +36,8 @@ pub struct Identities {
 ///
 /// If a rule is broken; the message names all that are.
 pub async fn identity_store(make: impl AsyncFn() -> Identities) {
-    check(make, identities::RULES).await;
+    check(&make, identities::RULES).await;
+    check(&make, keys::RULES).await;
 }
 
 /// Checks every rule of [`AuditLog`].
@@ -42,6 +47,24 @@ pub async fn identity_store(make: impl AsyncFn() -> Identities) {
 /// If a rule is broken; the message names all that are.
 pub async fn audit_log<S: AuditLog>(make: impl AsyncFn() -> Arc<S>) {
     check(async || make().await as Arc<dyn AuditLog>, audit::RULES).await;
+}
+
+/// Checks every rule of [`EventLog`].
+///
+/// # Panics
+///
+/// If a rule is broken; the message names all that are.
+pub async fn event_log<S: EventLog>(make: impl AsyncFn() -> Arc<S>) {
+    check(async || make().await as Arc<dyn EventLog>, events::RULES).await;
+}
+
+/// Checks that each identity change and its events are one.
+///
+/// # Panics
+///
+/// If a rule is broken; the message names all that are.
+pub async fn outbox(make: impl AsyncFn() -> Outbox) {
+    check(make, events::OUTBOX_RULES).await;
 }
 
 /// Checks every rule of [`IdempotencyStore`].

@@ -2,7 +2,7 @@
 
 use crate::support::hello;
 use alknet_call::{
-    ApiKey, CallKind, Credit, Decoder, Frame, FrameError, FrameType, Invoke, fuzz_frames,
+    Bearer, CallKind, Credit, Decoder, Frame, FrameError, FrameType, Invoke, fuzz_frames,
 };
 use alknet_core::{CallError, ErrorCode};
 use bytes::Bytes;
@@ -50,7 +50,7 @@ fn goldens() -> Vec<(&'static str, Frame)> {
         .with_details(json!({ "limit": 50 }));
     vec![
         ("hello", hello(None)),
-        ("hello-credential", hello(Some(ApiKey::new("alk_example")))),
+        ("hello-credential", hello(Some(Bearer::new("alk_example")))),
         (
             "invoke",
             Frame::Invoke(Box::new(plain_invoke()), r#"{"file":"www/motd"}"#.into()),

@@ -2,20 +2,30 @@
 
 use crate::support::{Node, hello, identity, request, say_hello, serve_raw_as};
 use alknet_call::{
-    ApiKey, Frame, Session, SessionConfig, SessionError, connection_code, stream_code,
+    Bearer, Frame, Session, SessionConfig, SessionError, connection_code, stream_code,
 };
 use alknet_core::{
-    Caller, Credential, ErrorCode,
+    ApiKey, ApiKeyProof, Caller, Credential, ErrorCode,
     transport::{Connection, ConnectionClosed},
 };
 use alknet_testkit::transport::{MemoryConnection, connection_pair};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
-use tokio::{io::AsyncWriteExt, time::Instant};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout},
+};
+
+/// The text of a key, and what is left of it where it is presented.
+fn api_key(number: u8) -> (String, Credential) {
+    let key = ApiKey::of_random([number; 5], &[number; 32]);
+    let proof = ApiKeyProof::parse(key.expose()).unwrap();
+    (key.expose().to_owned(), Credential::ApiKey(proof))
+}
 
 fn with_key(key: &str) -> SessionConfig {
     SessionConfig {
-        credential: Some(ApiKey::new(key)),
+        credential: Some(Bearer::new(key)),
         ..SessionConfig::default()
     }
 }
@@ -39,9 +49,9 @@ async fn start(
 #[tokio::test]
 async fn a_credential_makes_the_connection_that_caller() {
     let node = Node::new(vec![]);
-    let key = Credential::ApiKey("alk_good".into());
+    let (text, key) = api_key(1);
     node.identities.put(key, identity("robot", &["demo:who"]));
-    let (session, served) = start(&node, node.alice(), with_key("alk_good")).await;
+    let (session, served) = start(&node, node.alice(), with_key(&text)).await;
     let (session, _served) = (session.unwrap(), served.unwrap());
     let who = session
         .call(request("demo/who", &json!(null)))
@@ -61,17 +71,61 @@ async fn a_credential_makes_the_connection_that_caller() {
 #[tokio::test]
 async fn a_bad_credential_is_not_anonymous_and_not_the_connection_s_owner() {
     let node = Node::new(vec![]);
-    for caller in [node.alice(), Caller::anonymous()] {
-        let (session, served) = start(&node, caller, with_key("alk_bad")).await;
-        assert!(
-            matches!(session, Err(SessionError::Unauthenticated)),
-            "{session:?}"
-        );
-        assert!(
-            matches!(served, Err(SessionError::Unauthenticated)),
-            "{served:?}"
-        );
+    let (good, key) = api_key(1);
+    node.identities.put(key, identity("robot", &["demo:who"]));
+    // The id of a known key with another secret, and what is no key at all.
+    let guessed = format!("{}{}", &good[..12], &api_key(2).0[12..]);
+    let odd = format!("alk_a{}b", "é".repeat(29));
+    for bad in ["alk_bad", "", &api_key(3).0, &guessed, &odd] {
+        for caller in [node.alice(), Caller::anonymous()] {
+            let (session, served) = start(&node, caller, with_key(bad)).await;
+            assert!(
+                matches!(session, Err(SessionError::Unauthenticated)),
+                "{bad}: {session:?}"
+            );
+            assert!(
+                matches!(served, Err(SessionError::Unauthenticated)),
+                "{bad}: {served:?}"
+            );
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_when_its_key_does() {
+    let node = Node::new(vec![]);
+    let (text, key) = api_key(1);
+    node.identities
+        .put(key.clone(), identity("robot", &["demo:who"]));
+    let (session, served) = start(&node, node.alice(), with_key(&text)).await;
+    let (session, _served) = (session.unwrap(), served.unwrap());
+    session
+        .call(request("demo/who", &json!(null)))
+        .await
+        .unwrap();
+    // What concerns somebody else changes nothing.
+    node.identities
+        .put(api_key(2).1, identity("other", &["demo:who"]));
+    session
+        .call(request("demo/who", &json!(null)))
+        .await
+        .unwrap();
+    node.identities.remove(&key);
+    let ended = timeout(Duration::from_secs(1), session.closed()).await;
+    assert_eq!(ended.unwrap().code, Some(connection_code::UNAUTHENTICATED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_becomes_somebody_else_s_ends_the_connection() {
+    let node = Node::new(vec![]);
+    let (text, key) = api_key(1);
+    node.identities
+        .put(key.clone(), identity("robot", &["demo:who"]));
+    let (session, served) = start(&node, node.alice(), with_key(&text)).await;
+    let (session, _served) = (session.unwrap(), served.unwrap());
+    node.identities.put(key, identity("other", &["demo:who"]));
+    let ended = timeout(Duration::from_secs(1), session.closed()).await;
+    assert_eq!(ended.unwrap().code, Some(connection_code::UNAUTHENTICATED));
 }
 
 #[test]

@@ -257,7 +257,7 @@ pub(crate) async fn say_hello(connection: &dyn Connection) {
     send.finish();
 }
 
-pub(crate) fn hello(credential: Option<alknet_call::ApiKey>) -> alknet_call::Frame {
+pub(crate) fn hello(credential: Option<alknet_call::Bearer>) -> alknet_call::Frame {
     alknet_call::Frame::Hello(
         alknet_call::Hello {
             versions: vec![1],

@@ -23,6 +23,11 @@ struct Open {
 }
 
 impl Record {
+    /// Of a question, which is no call.
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
     /// Takes a place in the audit queue, waiting when it is full.
     ///
     /// # Errors
@@ -30,6 +35,9 @@ impl Record {
     /// `UNAVAILABLE` if the queue stays full for as long as the call may take:
     /// what cannot be recorded is not done.
     pub(super) async fn begin(door: &Dispatcher, call: &Call) -> Result<Self, CallError> {
+        if let Some(key) = call.caller.key() {
+            door.identities().used(key);
+        }
         let slot = match door.0.audit.slot_now() {
             Some(slot) => slot,
             None => {
@@ -169,6 +177,8 @@ fn blank(door: &Dispatcher, call_id: CallId, caller: &Caller, operation: Operati
         call_id,
         parent_id: None,
         caller: caller.id().clone(),
+        key: caller.key().copied(),
+        transport: caller.transport().cloned(),
         originator: None,
         surface: Surface::LOCAL,
         operation,

@@ -2,10 +2,11 @@
 //! [`IdentityStore`], rebuilt after every change.
 
 use super::{
-    IdentityChange, IdentitySnapshot, IdentityStore, PeerAddresses, PeerRecord, StoreError,
+    ApiKeyRecord, IdentityChange, IdentitySnapshot, IdentityStore, PeerAddresses, PeerRecord, StoreError,
     Timestamp,
 };
 use crate::{
+    api_key::KeyId,
     audit::AuditRow,
     identity::{Credential, Identity, IdentityProvider},
     name::PeerId,
@@ -14,10 +15,13 @@ use crate::{
 use arc_swap::ArcSwap;
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 /// Tells the wall time; handed in, so that tests can set it.
 pub type SharedClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -38,9 +42,21 @@ struct Known {
     expires_at: Option<Timestamp>,
 }
 
+/// An API key that is accepted.
+struct KnownKey {
+    known: Known,
+    secret_hash: [u8; 32],
+}
+
+/// When keys were used, for as long as they exist: in milliseconds since 1970,
+/// to the minute.
+type Uses = HashMap<KeyId, Arc<AtomicI64>>;
+
 #[derive(Default)]
 struct Index {
     by_credential: HashMap<Credential, Known>,
+    by_key: HashMap<KeyId, KnownKey>,
+    uses: Uses,
     snapshot: IdentitySnapshot,
 }
 
@@ -53,12 +69,17 @@ struct Inner {
     roles: ArcSwap<RoleSet>,
     epoch: watch::Sender<u64>,
     clock: SharedClock,
+    /// A use of a key waits to be written.
+    key_used: Notify,
     /// One change of the store at a time.
     writing: Mutex<()>,
     /// One change of the index at a time: whoever publishes has read the
     /// snapshot and the roles under this lock, or nobody else's are newer.
     publishing: std::sync::Mutex<()>,
 }
+
+/// How often a key's last use is written, in milliseconds.
+const USES_NOTED_EVERY: i64 = 60_000;
 
 /// Waits between tries to read back a change that was made.
 const RELOAD_WAITS: [Duration; 3] = [
@@ -84,6 +105,7 @@ impl IdentityIndex {
             roles: ArcSwap::from_pointee(roles),
             epoch: watch::Sender::new(1),
             clock,
+            key_used: Notify::new(),
             writing: Mutex::new(()),
             publishing: std::sync::Mutex::new(()),
         };
@@ -104,7 +126,12 @@ impl IdentityIndex {
     /// changed. [`StoreError::Backend`] too if the change was stored and could
     /// not be read back.
     pub async fn apply(&self, change: IdentityChange, audit: AuditRow) -> Result<(), StoreError> {
-        if let IdentityChange::AddPeer(peer) | IdentityChange::RedeemInvite { peer, .. } = &change
+        if let IdentityChange::AddPeer(peer)
+        | IdentityChange::RedeemInvite { peer, .. }
+        | IdentityChange::AddKey {
+            newcomer: Some(peer),
+            ..
+        } = &change
             && peer.id.is_reserved()
         {
             return Err(StoreError::ReservedName(peer.id.clone()));
@@ -171,6 +198,53 @@ impl IdentityIndex {
         (self.0.clock)()
     }
 
+    /// Writes when API keys were last used, each at most once a minute; run it
+    /// in a task for as long as the node runs.
+    pub async fn note_uses(&self) {
+        loop {
+            self.0.key_used.notified().await;
+            if let Err(cause) = self.write_uses().await {
+                // The next use tries again; nothing depends on it.
+                tracing::warn!(%cause, "when an API key was last used was not kept");
+            }
+        }
+    }
+
+    /// Writes the uses that were noted and not written yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn write_uses(&self) -> Result<(), StoreError> {
+        let inner = &self.0;
+        let _one_at_a_time = inner.writing.lock().await;
+        let uses: Vec<(KeyId, Timestamp)> = {
+            let index = inner.index.load();
+            let keys = index.snapshot.keys.iter();
+            keys.filter_map(|key| {
+                let at = index.uses.get(&key.id)?.load(Ordering::Relaxed);
+                let written = key.last_used_at.map_or(0, |at| at.0);
+                (at > written).then_some((key.id, Timestamp(at)))
+            })
+            .collect()
+        };
+        if uses.is_empty() {
+            return Ok(());
+        }
+        inner.store.keys_used(uses).await?;
+        let snapshot = inner.store.load().await?;
+        inner.publish(Some(snapshot));
+        Ok(())
+    }
+
+    /// One API key.
+    #[must_use]
+    pub fn key(&self, id: &KeyId) -> Option<ApiKeyRecord> {
+        let index = self.0.index.load();
+        let mut keys = index.snapshot.keys.iter();
+        keys.find(|key| key.id == *id).cloned()
+    }
+
     /// Waits until the next access expires and announces it; run it in a task
     /// for as long as the node runs.
     pub async fn expire(&self) {
@@ -224,9 +298,11 @@ impl Inner {
 
     fn expiries(&self) -> impl Iterator<Item = Timestamp> {
         let index = self.index.load();
+        let keys = index.by_key.values().map(|key| &key.known);
         let all: Vec<_> = index
             .by_credential
             .values()
+            .chain(keys)
             .filter_map(|known| known.expires_at)
             .collect();
         all.into_iter()
@@ -238,9 +314,11 @@ impl Inner {
             .publishing
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let snapshot = snapshot.unwrap_or_else(|| self.index.load().snapshot.clone());
+        let before = self.index.load();
+        let snapshot = snapshot.unwrap_or_else(|| before.snapshot.clone());
         let roles = self.roles.load();
         let mut by_credential = HashMap::new();
+        let mut by_peer = HashMap::new();
         for peer in snapshot.peers.iter().filter(|peer| peer.enabled) {
             let identity = Arc::new(compile(peer, &snapshot, &roles));
             for key in &peer.node_keys {
@@ -253,24 +331,91 @@ impl Inner {
                     },
                 );
             }
-            for print in &peer.ssh_keys {
+            for credential in ssh_credentials(peer) {
                 by_credential.insert(
-                    Credential::SshKey(print.clone()),
+                    credential,
                     Known {
                         identity: identity.clone(),
                         expires_at: peer.expires_at,
                     },
                 );
             }
+            by_peer.insert(&peer.id, (identity, peer.expires_at));
         }
+        let by_key = known_keys(&snapshot, &by_peer, &roles);
+        let uses = uses(&snapshot, &before.uses);
         self.index.store(Arc::new(Index {
             by_credential,
+            by_key,
+            uses,
             snapshot,
         }));
     }
 }
 
-fn compile(peer: &PeerRecord, snapshot: &IdentitySnapshot, roles: &RoleSet) -> Identity {
+pub(super) fn ssh_credentials(peer: &PeerRecord) -> impl Iterator<Item = Credential> {
+    let keys = peer
+        .ssh_keys
+        .iter()
+        .map(|key| Credential::SshKey(key.fingerprint.clone()));
+    let authorities = peer
+        .ssh_authorities
+        .iter()
+        .map(|held| Credential::SshPrincipal {
+            authority: held.fingerprint.clone(),
+            principal: held.principal.clone(),
+        });
+    keys.chain(authorities)
+}
+
+/// The keys of peers that are let in, each under what it gives at most.
+fn known_keys(
+    snapshot: &IdentitySnapshot,
+    by_peer: &HashMap<&PeerId, (Arc<Identity>, Option<Timestamp>)>,
+    roles: &RoleSet,
+) -> HashMap<KeyId, KnownKey> {
+    let keys = snapshot.keys.iter().filter_map(|key| {
+        let (peer, peer_ends) = by_peer.get(&key.peer)?;
+        let identity = under_key(peer, key, roles);
+        let expires_at = [key.expires_at, *peer_ends].into_iter().flatten().min();
+        let known = KnownKey {
+            known: Known {
+                identity,
+                expires_at,
+            },
+            secret_hash: key.secret_hash,
+        };
+        Some((key.id, known))
+    });
+    keys.collect()
+}
+
+/// What a peer holds, as far as the key gives it too.
+pub(super) fn under_key(
+    peer: &Arc<Identity>,
+    key: &ApiKeyRecord,
+    roles: &RoleSet,
+) -> Arc<Identity> {
+    let Some(grants) = &key.grants else {
+        return peer.clone();
+    };
+    let mut ceiling = Identity::empty(key.peer.clone());
+    roles.add_to(grants, &mut ceiling);
+    Arc::new(peer.under(Arc::new(ceiling)))
+}
+
+/// What was noted of keys that exist still, at least what is stored.
+fn uses(snapshot: &IdentitySnapshot, before: &Uses) -> Uses {
+    let use_of = |key: &ApiKeyRecord| {
+        let stored = key.last_used_at.map_or(0, |at| at.0);
+        let noted = before.get(&key.id).cloned().unwrap_or_default();
+        noted.fetch_max(stored, Ordering::Relaxed);
+        (key.id, noted)
+    };
+    snapshot.keys.iter().map(use_of).collect()
+}
+
+pub(super) fn compile(peer: &PeerRecord, snapshot: &IdentitySnapshot, roles: &RoleSet) -> Identity {
     let mut identity = Identity::empty(peer.id.clone());
     roles.add_to(&peer.grants, &mut identity);
     for (group, grants) in &snapshot.groups {
@@ -284,7 +429,13 @@ fn compile(peer: &PeerRecord, snapshot: &IdentitySnapshot, roles: &RoleSet) -> I
 impl IdentityProvider for IdentityIndex {
     fn resolve(&self, credential: &Credential) -> Option<Arc<Identity>> {
         let index = self.0.index.load();
-        let known = index.by_credential.get(credential)?;
+        let known = match credential {
+            Credential::ApiKey(proof) => {
+                let key = index.by_key.get(proof.id())?;
+                proof.has_hash(&key.secret_hash).then_some(&key.known)?
+            }
+            other => index.by_credential.get(other)?,
+        };
         let alive = known.expires_at.is_none_or(|at| at > self.now());
         alive.then(|| known.identity.clone())
     }
@@ -295,6 +446,22 @@ impl IdentityProvider for IdentityIndex {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.0.epoch.subscribe()
+    }
+
+    fn used(&self, key: &KeyId) {
+        let index = self.0.index.load();
+        let Some(noted) = index.uses.get(key) else {
+            return;
+        };
+        let (now, last) = (self.now().0, noted.load(Ordering::Relaxed));
+        if now.saturating_sub(last) < USES_NOTED_EVERY {
+            return;
+        }
+        // Of several calls at a time, one has it written.
+        let noting = noted.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed);
+        if noting.is_ok() {
+            self.0.key_used.notify_one();
+        }
     }
 }
 

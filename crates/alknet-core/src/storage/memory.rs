@@ -2,11 +2,12 @@
 //! data directory. They keep the same rules as the durable ones.
 
 use super::{
-    AuditFilter, AuditLog, Begin, IdempotencyScope, IdempotencyStore, IdentityChange,
-    IdentitySnapshot, IdentityStore, ImportStore, InviteRecord, PeerAddresses, PeerRecord,
-    StoreError, Timestamp,
+    API_KEYS_PER_PEER_MAX, ApiKeyRecord, Applied, Begin, IdempotencyScope, IdempotencyStore,
+    IdentityChange, IdentitySnapshot, IdentityStore, ImportStore, InviteRecord, MemoryAuditLog,
+    MemoryEventLog, PeerAddresses, PeerRecord, SshAuthority, StoreError, Timestamp,
 };
 use crate::{
+    api_key::KeyId,
     audit::AuditRow,
     name::{GroupName, PeerId},
     role::Grants,
@@ -18,15 +19,16 @@ use std::{
 };
 
 /// A panic elsewhere leaves plain data behind: it is read on.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Identities {
     peers: BTreeMap<PeerId, PeerRecord>,
     groups: BTreeMap<GroupName, Grants>,
     invites: BTreeMap<String, InviteRecord>,
+    keys: BTreeMap<KeyId, ApiKeyRecord>,
 }
 
 /// Peers, grants, groups and invites in memory.
@@ -34,6 +36,7 @@ struct Identities {
 pub struct MemoryIdentityStore {
     state: Mutex<Identities>,
     audit: Arc<MemoryAuditLog>,
+    events: Arc<MemoryEventLog>,
 }
 
 impl MemoryIdentityStore {
@@ -42,8 +45,15 @@ impl MemoryIdentityStore {
     pub fn new(audit: Arc<MemoryAuditLog>) -> Self {
         Self {
             state: Mutex::default(),
+            events: Arc::new(MemoryEventLog::new(audit.clone())),
             audit,
         }
+    }
+
+    /// The log that the events of its changes are written to.
+    #[must_use]
+    pub fn events(&self) -> Arc<MemoryEventLog> {
+        self.events.clone()
     }
 }
 
@@ -54,7 +64,19 @@ impl Identities {
                 .node_keys
                 .iter()
                 .any(|held| peer.node_keys.iter().any(|new| new.key == held.key));
-            if key || !other.ssh_keys.is_disjoint(&peer.ssh_keys) {
+            let ssh_key = other.ssh_keys.iter().any(|held| {
+                peer.ssh_keys
+                    .iter()
+                    .any(|new| new.fingerprint == held.fingerprint)
+            });
+            let same = |a: &SshAuthority, b: &SshAuthority| {
+                (&a.fingerprint, &a.principal) == (&b.fingerprint, &b.principal)
+            };
+            let authority = other
+                .ssh_authorities
+                .iter()
+                .any(|held| peer.ssh_authorities.iter().any(|new| same(new, held)));
+            if key || ssh_key || authority {
                 return Err(StoreError::CredentialTaken(other.id.clone()));
             }
         }
@@ -74,6 +96,29 @@ impl Identities {
         self.peers
             .get_mut(id)
             .ok_or_else(|| StoreError::NoPeer(id.to_string()))
+    }
+
+    fn add_key(
+        &mut self,
+        key: ApiKeyRecord,
+        newcomer: Option<PeerRecord>,
+    ) -> Result<(), StoreError> {
+        if let Some(newcomer) = newcomer {
+            self.add(newcomer)?;
+        }
+        self.peer(&key.peer)?;
+        let of_peer = || self.keys.values().filter(|held| held.peer == key.peer);
+        if of_peer().any(|held| held.name == key.name) || self.keys.contains_key(&key.id) {
+            return Err(StoreError::KeyExists {
+                peer: key.peer,
+                name: key.name,
+            });
+        }
+        if of_peer().count() >= API_KEYS_PER_PEER_MAX {
+            return Err(StoreError::TooManyKeys(key.peer));
+        }
+        self.keys.insert(key.id, key);
+        Ok(())
     }
 
     fn redeem(&mut self, invite: &str, peer: PeerRecord, now: Timestamp) -> Result<(), StoreError> {
@@ -105,6 +150,27 @@ impl Identities {
         Ok(())
     }
 
+    /// What a change that led to `next` did.
+    fn applied(&self, next: &Self, change: &IdentityChange) -> Applied {
+        let key = |state: &Self, id| {
+            state
+                .peers
+                .get(id)
+                .and_then(|peer| peer.node_key().copied())
+        };
+        match change {
+            IdentityChange::UpdatePeer(peer) if key(self, &peer.id) != key(next, &peer.id) => {
+                Applied::Rotated
+            }
+            // Whatever replaces a whole record counts as a change.
+            IdentityChange::UpdatePeer(_)
+            | IdentityChange::PutGroup { .. }
+            | IdentityChange::AddInvite(_) => Applied::Changed,
+            _ if self == next => Applied::Unchanged,
+            _ => Applied::Changed,
+        }
+    }
+
     fn apply(&mut self, change: IdentityChange) -> Result<(), StoreError> {
         match change {
             IdentityChange::AddPeer(peer) => self.add(peer)?,
@@ -120,6 +186,7 @@ impl Identities {
                 self.peers
                     .remove(&id)
                     .ok_or_else(|| StoreError::NoPeer(id.to_string()))?;
+                self.keys.retain(|_, key| key.peer != id);
             }
             IdentityChange::ChangeGrants { peer, add, remove } => {
                 let held = self.peer(&peer)?;
@@ -138,6 +205,10 @@ impl Identities {
                 for peer in self.peers.values_mut() {
                     peer.groups.remove(&group);
                 }
+            }
+            IdentityChange::AddKey { key, newcomer } => self.add_key(key, newcomer)?,
+            IdentityChange::RemoveKey(id) => {
+                self.keys.remove(&id).ok_or(StoreError::NoKey(id))?;
             }
             IdentityChange::AddInvite(invite) => {
                 drop(self.invites.insert(invite.id.clone(), invite))
@@ -168,15 +239,18 @@ impl IdentityStore for MemoryIdentityStore {
                 .map(|(group, grants)| (group.clone(), grants.clone()))
                 .collect(),
             invites: state.invites.values().cloned().collect(),
+            keys: state.keys.values().cloned().collect(),
         })
     }
 
     async fn apply(&self, change: IdentityChange, audit: AuditRow) -> Result<(), StoreError> {
         let mut state = lock(&self.state);
         let mut next = state.clone();
-        next.apply(change)?;
+        next.apply(change.clone())?;
+        let (events, row) = change.recorded(state.applied(&next, &change), audit);
         *state = next;
-        self.audit.push(audit);
+        self.audit.push(row);
+        self.events.push(events);
         Ok(())
     }
 
@@ -194,74 +268,15 @@ impl IdentityStore for MemoryIdentityStore {
         }
         Ok(())
     }
-}
 
-/// Audit rows in memory.
-#[derive(Debug, Default)]
-pub struct MemoryAuditLog(Mutex<Vec<AuditRow>>);
-
-impl MemoryAuditLog {
-    fn push(&self, row: AuditRow) {
-        lock(&self.0).push(row);
-    }
-}
-
-impl AuditFilter {
-    /// Rows asked for: 100 if not said, at most 1,000.
-    #[must_use]
-    pub fn limit(&self) -> usize {
-        self.limit.unwrap_or(100).min(1_000) as usize
-    }
-
-    /// Whether a row with this number is wanted.
-    #[must_use]
-    pub fn matches(&self, number: u64, row: &AuditRow) -> bool {
-        let time = |text: &Option<String>| text.as_deref().and_then(Timestamp::parse);
-        self.caller.as_ref().is_none_or(|want| *want == row.caller)
-            && self
-                .operation
-                .as_ref()
-                .is_none_or(|want| match want.strip_suffix('*') {
-                    Some(prefix) => row.operation.starts_with(prefix),
-                    None => *want == row.operation,
-                })
-            && self
-                .outcome
-                .as_ref()
-                .is_none_or(|want| match want.as_str() {
-                    "refused" => row.outcome.as_str() != "ok",
-                    want => want == row.outcome.as_str(),
-                })
-            && self
-                .call_id
-                .as_ref()
-                .is_none_or(|want| *want == row.call_id || Some(want) == row.parent_id.as_ref())
-            && time(&self.since).is_none_or(|since| row.at >= since)
-            && time(&self.until).is_none_or(|until| row.at < until)
-            && self.after.is_none_or(|after| number > after)
-            && self.before.is_none_or(|before| number < before)
-    }
-}
-
-#[async_trait]
-impl AuditLog for MemoryAuditLog {
-    async fn append(&self, rows: Vec<AuditRow>) -> Result<(), StoreError> {
-        lock(&self.0).extend(rows);
+    async fn keys_used(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
+        let mut state = lock(&self.state);
+        for (id, at) in uses {
+            if let Some(key) = state.keys.get_mut(&id) {
+                key.last_used_at = Some(at);
+            }
+        }
         Ok(())
-    }
-
-    async fn list(&self, filter: &AuditFilter) -> Result<Vec<(u64, AuditRow)>, StoreError> {
-        let rows = lock(&self.0);
-        let numbered = rows
-            .iter()
-            .enumerate()
-            .rev()
-            .map(|(at, row)| (at as u64 + 1, row));
-        Ok(numbered
-            .filter(|(number, row)| filter.matches(*number, row))
-            .take(filter.limit())
-            .map(|(n, row)| (n, row.clone()))
-            .collect())
     }
 }
 

@@ -3,14 +3,31 @@
 //! Every adapter passes the same conformance suite. A write is durable, and
 //! visible to its own caller, when it returns.
 
+mod events;
+mod credentials;
 mod index;
 mod memory;
+mod memory_audit;
+mod memory_events;
+mod standing;
 
 pub use self::{
+    credentials::{
+        CREDENTIALS_MAX, CredentialStore, MemoryCredentialStore, SealedCredential,
+        credential_event,
+    },
+    events::{
+        Applied, EVENTS_PAGE_MAX, Event, EventCursor, EventKind, EventLog, EventPage, EventSpan,
+        NewEvent, UNCHANGED,
+    },
     index::{IdentityIndex, SharedClock, system_clock},
-    memory::{MemoryAuditLog, MemoryIdempotencyStore, MemoryIdentityStore, MemoryImportStore},
+    memory::{MemoryIdempotencyStore, MemoryIdentityStore, MemoryImportStore},
+    memory_audit::MemoryAuditLog,
+    memory_events::MemoryEventLog,
+    standing::{GrantSource, HeldGrant, Standing},
 };
 use crate::{
+    api_key::KeyId,
     audit::AuditRow,
     name::{GroupName, PeerId},
     role::Grants,
@@ -18,6 +35,7 @@ use crate::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, net::SocketAddr};
+use tokio::sync::watch;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Milliseconds since 1970-01-01T00:00:00Z; written as RFC 3339 text.
@@ -103,6 +121,20 @@ pub enum StoreError {
     /// No group of that name.
     #[error("no group `{0}`")]
     NoGroup(String),
+    /// No API key with that id.
+    #[error("no API key `{0}`")]
+    NoKey(KeyId),
+    /// The peer has a key of that name.
+    #[error("`{peer}` has an API key `{name}`")]
+    KeyExists {
+        /// Whose key it is.
+        peer: PeerId,
+        /// Its name.
+        name: String,
+    },
+    /// The peer has as many keys as it may have.
+    #[error("`{0}` has {API_KEYS_PER_PEER_MAX} API keys, which is the limit")]
+    TooManyKeys(PeerId),
     /// No invite with that id.
     #[error("no invite `{0}`")]
     NoInvite(String),
@@ -115,6 +147,12 @@ pub enum StoreError {
     /// The invite was taken back.
     #[error("the invite was revoked")]
     InviteRevoked,
+    /// No credential of that name.
+    #[error("no credential `{0}`")]
+    NoCredential(String),
+    /// There are as many credentials as there may be.
+    #[error("{CREDENTIALS_MAX} credentials are stored, which is the limit")]
+    TooManyCredentials,
     /// The adapter cannot read or write.
     #[error("storage failed")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -136,6 +174,63 @@ pub struct NodeKey {
     /// Until when it is accepted; `None` for the current one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+}
+
+/// API keys that a peer may have at a time.
+pub const API_KEYS_PER_PEER_MAX: usize = 64;
+
+/// An API key as stored: never the secret, only its hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiKeyRecord {
+    /// Names it in lists and in the audit log.
+    pub id: KeyId,
+    /// Whose key it is: calls made with it are this peer's.
+    pub peer: PeerId,
+    /// What it is for, for people; one of a peer's keys.
+    pub name: String,
+    /// BLAKE3 of the secret.
+    #[serde(with = "hex32")]
+    pub secret_hash: [u8; 32],
+    /// What it gives at most of what the peer holds; `None` for all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<Grants>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// When a call was last made with it, to the minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// A public SSH key of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SshKey {
+    /// `SHA256:` and the hash of the key, as OpenSSH prints it. One of a
+    /// peer's keys, and of no other peer's.
+    pub fingerprint: String,
+    /// The key, as OpenSSH writes it: `ssh-ed25519 AAAA…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// What the file said beside the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+/// An SSH authority whose certificates for a principal stand for a peer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SshAuthority {
+    /// `SHA256:` and the hash of the authority's key.
+    pub fingerprint: String,
+    /// Which of its certificates. An authority and a principal stand for one
+    /// peer.
+    pub principal: String,
+    /// The authority's key, as OpenSSH writes it.
+    pub public_key: String,
+    /// What the file said beside the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
 }
 
 /// Where a peer was reached, or says that it can be.
@@ -183,9 +278,12 @@ pub struct PeerRecord {
     /// Its node keys, the current one first.
     #[serde(default)]
     pub node_keys: Vec<NodeKey>,
-    /// Fingerprints of its SSH keys.
+    /// Its SSH keys.
     #[serde(default)]
-    pub ssh_keys: BTreeSet<String>,
+    pub ssh_keys: BTreeSet<SshKey>,
+    /// SSH authorities whose certificates stand for it.
+    #[serde(default)]
+    pub ssh_authorities: BTreeSet<SshAuthority>,
     /// Where to find it.
     #[serde(default)]
     pub addresses: PeerAddresses,
@@ -206,6 +304,7 @@ impl PeerRecord {
             last_seen_at: None,
             node_keys: Vec::new(),
             ssh_keys: BTreeSet::new(),
+            ssh_authorities: BTreeSet::new(),
             addresses: PeerAddresses::default(),
         }
     }
@@ -280,6 +379,17 @@ pub enum IdentityChange {
     },
     /// Removes a group; members lose its grants.
     RemoveGroup(GroupName),
+    /// Adds an API key, which must be new to its peer: at most
+    /// [`API_KEYS_PER_PEER_MAX`] of them.
+    AddKey {
+        /// The key.
+        key: ApiKeyRecord,
+        /// A peer that is added with it, for a key that is somebody's only
+        /// credential.
+        newcomer: Option<PeerRecord>,
+    },
+    /// Removes an API key.
+    RemoveKey(KeyId),
     /// Adds an invite.
     AddInvite(InviteRecord),
     /// Takes an invite back.
@@ -305,9 +415,11 @@ pub struct IdentitySnapshot {
     pub groups: Vec<(GroupName, Grants)>,
     /// The invites.
     pub invites: Vec<InviteRecord>,
+    /// The API keys, by id.
+    pub keys: Vec<ApiKeyRecord>,
 }
 
-/// Peers, their credentials and grants, groups, invites.
+/// Peers, their credentials and grants, groups, invites, API keys.
 #[async_trait]
 pub trait IdentityStore: Send + Sync + 'static {
     /// Reads everything.
@@ -323,9 +435,13 @@ pub trait IdentityStore: Send + Sync + 'static {
         at: Timestamp,
         addresses: Option<PeerAddresses>,
     ) -> Result<(), StoreError>;
+
+    /// Notes when API keys were last used; no audit row, no event. Keys that
+    /// are gone are passed over.
+    async fn keys_used(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError>;
 }
 
-/// Which audit rows are wanted; newest first.
+/// Which audit rows are wanted; newest first unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuditFilter {
@@ -337,6 +453,22 @@ pub struct AuditFilter {
     pub outcome: Option<String>,
     /// Of this call and the calls it made.
     pub call_id: Option<String>,
+    /// Started by this originator, or by all that start with it if it ends in
+    /// `*`, such as `home/*`.
+    pub originator: Option<String>,
+    /// That arrived through this protocol: `call`, `local`, `join` and others.
+    pub surface: Option<String>,
+    /// That were to pass through this peer, wherever on their route.
+    pub route: Option<String>,
+    /// About this resource, or all that start with it if it ends in `*`.
+    pub resource: Option<String>,
+    /// Made with this API key, by its id.
+    pub key: Option<String>,
+    /// That came over this peer's connection, whoever the presented key made
+    /// their caller.
+    pub transport: Option<String>,
+    /// That took at least so many milliseconds.
+    pub took_ms_min: Option<u64>,
     /// Begun at or after this time (RFC 3339).
     pub since: Option<String>,
     /// Begun before this time (RFC 3339).
@@ -347,6 +479,17 @@ pub struct AuditFilter {
     pub before: Option<u64>,
     /// Most rows returned; 100 if not given, at most 1,000.
     pub limit: Option<u32>,
+    /// The oldest first, for going through the log forwards with `after`.
+    pub oldest_first: bool,
+}
+
+/// What the audit log still has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditSpan {
+    /// Every row up to this number was removed; 0 if none was.
+    pub removed: u64,
+    /// The newest number ever given; 0 if none was.
+    pub newest: u64,
 }
 
 /// The audit log. Rows are numbered in the order in which they were written.
@@ -355,8 +498,27 @@ pub trait AuditLog: Send + Sync + 'static {
     /// Appends rows durably.
     async fn append(&self, rows: Vec<AuditRow>) -> Result<(), StoreError>;
 
-    /// Rows that match, newest first, each with its number.
+    /// Rows that match, newest first unless the filter says otherwise, each
+    /// with its number.
     async fn list(&self, filter: &AuditFilter) -> Result<Vec<(u64, AuditRow)>, StoreError>;
+
+    /// Which rows are still here.
+    async fn span(&self) -> Result<AuditSpan, StoreError>;
+
+    /// The newest number. It turns after the commit; what it says is "go and
+    /// look".
+    fn written(&self) -> watch::Receiver<u64>;
+
+    /// Removes the oldest rows while they are older than `before` or more than
+    /// `rows_max` are kept, at most `batch` of them; returns how many went. If
+    /// any did, `row` is written with them, and says so.
+    async fn prune(
+        &self,
+        before: Timestamp,
+        rows_max: u64,
+        batch: u32,
+        row: AuditRow,
+    ) -> Result<u64, StoreError>;
 }
 
 /// Identifies a call that must not happen twice.

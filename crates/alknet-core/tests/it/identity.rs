@@ -2,7 +2,7 @@
 
 use crate::world::{fails, peer};
 use alknet_core::{
-    AuditRow, Call, Caller, Credential, Dispatcher, ErrorCode, GrantTarget, Grants,
+    KeyId, AuditRow, Call, Caller, Credential, Dispatcher, ErrorCode, GrantTarget, Grants,
     IdentityProvider, Operation, Registry, RoleSet, Scope,
     storage::{
         IdentityChange, IdentityIndex, IdentitySnapshot, IdentityStore, InviteRecord,
@@ -103,6 +103,10 @@ impl IdentityStore for Sluggish {
         addresses: Option<PeerAddresses>,
     ) -> Result<(), StoreError> {
         self.inner.seen(id, at, addresses).await
+    }
+
+    async fn keys_used(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
+        self.inner.keys_used(uses).await
     }
 }
 

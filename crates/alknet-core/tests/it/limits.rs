@@ -2,7 +2,7 @@
 
 use crate::world::{World, echo, fails, is};
 use alknet_core::{
-    Call, Caller, Credential, ErrorCode, Handler, Limits, Operation, Output, Registration,
+    Call, Caller, ErrorCode, Handler, Limits, Operation, Output, Registration,
     Subscription,
 };
 use futures::StreamExt;
@@ -296,7 +296,7 @@ async fn keys_and_strangers_have_a_burst_and_then_so_many_a_second() {
             .public()
             .raw(echo()),
     ]);
-    let api = Credential::ApiKey("alk_key".into());
+    let api = crate::world::api_key(1);
     world
         .ids
         .put(api.clone(), crate::world::identity("agent", &[]));

@@ -3,7 +3,7 @@
 
 use crate::world::{World, fails, identity, key};
 use alknet_core::{
-    Call, CallError, Caller, ChannelCall, Credential, ErrorCode, Handler, Limits, Operation,
+    Call, CallError, Caller, ChannelCall, ErrorCode, Handler, Limits, Operation,
     Originator, Output, Registration, Subscription,
 };
 use futures::StreamExt;
@@ -297,7 +297,7 @@ async fn each_originator_has_the_rate_of_its_peer() {
 #[tokio::test(start_paused = true)]
 async fn a_key_keeps_to_its_own_rate_whoever_it_says_is_behind_it() {
     let hub = Hub::new(|_| {});
-    let api = Credential::ApiKey("alk_key".into());
+    let api = crate::world::api_key(1);
     hub.world.ids.put(api.clone(), identity("agent", &[]));
     let agent = Caller::resolve(&*hub.world.ids, api).unwrap();
     for n in 0..100 {

@@ -1,7 +1,7 @@
 //! A node in a test: operations, identities, a door.
 
 use alknet_core::{
-    AuditRow, AuditWriter, Call, CallError, Caller, Credential, Dispatcher, DispatcherBuilder,
+    ApiKey, ApiKeyProof, AuditRow, AuditWriter, Call, CallError, Caller, Credential, Dispatcher, DispatcherBuilder,
     ErrorCode, GrantTarget, Grants, Handler, Identity, OperationName, Output, PeerId, Registration,
     Registry, RoleSet, RouteStep, SessionOverlay, StaticIdentities,
     storage::{AuditFilter, AuditLog, MemoryAuditLog},
@@ -41,6 +41,12 @@ pub(crate) fn key(id: &str) -> Credential {
     let mut key = [0; 32];
     key[..id.len()].copy_from_slice(id.as_bytes());
     Credential::NodeKey(key)
+}
+
+/// What is left of an API key made of this number.
+pub(crate) fn api_key(number: u8) -> Credential {
+    let key = ApiKey::of_random([number; 5], &[number; 32]);
+    Credential::ApiKey(ApiKeyProof::parse(key.expose()).unwrap())
 }
 
 impl World {

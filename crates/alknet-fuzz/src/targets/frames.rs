@@ -3,7 +3,7 @@
 use super::{MIB, Target};
 use crate::{note, source::Source};
 use alknet_call::{
-    ApiKey, CREDENTIAL_BYTES_MAX, CallKind, Credit, Decoder, Frame, FrameError, FrameType,
+    Bearer, CREDENTIAL_BYTES_MAX, CallKind, Credit, Decoder, Frame, FrameError, FrameType,
     HEADER_BYTES_MAX, Hello, Invoke, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, PREAMBLE_BYTES, PeerLimits,
     ROUTE_STEPS_MAX, TEXT_BYTES_MAX, VIA_NODES_MAX, fuzz_frames,
 };
@@ -304,7 +304,7 @@ pub(super) fn samples() -> Vec<Frame> {
         .with_retry_after(Duration::from_millis(1500));
     vec![
         Frame::Hello(hello(), None),
-        Frame::Hello(hello(), Some(ApiKey::new("k".repeat(CREDENTIAL_BYTES_MAX)))),
+        Frame::Hello(hello(), Some(Bearer::new("k".repeat(CREDENTIAL_BYTES_MAX)))),
         Frame::Invoke(
             Box::new(invoke("demo/echo", CallKind::Unary)),
             text("{\"a\":1}"),

@@ -4,8 +4,11 @@
 use super::rows;
 use crate::fault::Fault;
 use alknet_core::{
-    Grants, GroupName, PeerId,
-    storage::{IdentityChange, InviteRecord, PeerRecord, StoreError, Timestamp},
+    Grants, GroupName, KeyId, PeerId,
+    storage::{
+        API_KEYS_PER_PEER_MAX, ApiKeyRecord, IdentityChange, InviteRecord, PeerRecord, StoreError,
+        Timestamp,
+    },
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -35,6 +38,11 @@ pub(super) fn apply(connection: &Connection, change: IdentityChange) -> Result<(
             let found =
                 connection.execute("DELETE FROM groups WHERE name = ?1", [group.as_str()])?;
             some(found, || StoreError::NoGroup(group.to_string()))
+        }
+        IdentityChange::AddKey { key, newcomer } => add_key(connection, &key, newcomer.as_ref()),
+        IdentityChange::RemoveKey(id) => {
+            let found = connection.execute("DELETE FROM api_keys WHERE id = ?1", [id.as_str()])?;
+            some(found, || StoreError::NoKey(id))
         }
         IdentityChange::AddInvite(invite) => put_invite(connection, &invite),
         IdentityChange::RevokeInvite(id) => {
@@ -100,7 +108,12 @@ fn update_peer(connection: &Connection, peer: &PeerRecord) -> Result<(), Fault> 
         ],
     )?;
     some(found, || StoreError::NoPeer(peer.id.to_string()))?;
-    for table in ["peer_node_keys", "peer_ssh_keys", "peer_groups"] {
+    for table in [
+        "peer_node_keys",
+        "peer_ssh_keys",
+        "peer_ssh_cas",
+        "peer_groups",
+    ] {
         connection.execute(
             &format!("DELETE FROM {table} WHERE peer = ?1"),
             [peer.id.as_str()],
@@ -121,16 +134,34 @@ fn put_belongings(connection: &Connection, peer: &PeerRecord) -> Result<(), Faul
             params![node.key, id, position, node.until.map(|at| at.0)],
         )?;
     }
-    for fingerprint in &peer.ssh_keys {
+    for key in &peer.ssh_keys {
         free(
             connection,
             "SELECT peer FROM peer_ssh_keys WHERE fingerprint = ?1",
-            params![fingerprint],
+            params![key.fingerprint],
         )?;
+        let sql = "INSERT INTO peer_ssh_keys (fingerprint, peer, public_key, comment) VALUES (?1, ?2, ?3, ?4)";
         connection.execute(
-            "INSERT INTO peer_ssh_keys (fingerprint, peer) VALUES (?1, ?2)",
-            [fingerprint, id],
+            sql,
+            params![key.fingerprint, id, key.public_key, key.comment],
         )?;
+    }
+    for held in &peer.ssh_authorities {
+        free(
+            connection,
+            "SELECT peer FROM peer_ssh_cas WHERE fingerprint = ?1 AND principal = ?2",
+            params![held.fingerprint, held.principal],
+        )?;
+        let sql = "INSERT INTO peer_ssh_cas (fingerprint, principal, peer, public_key, comment)
+            VALUES (?1, ?2, ?3, ?4, ?5)";
+        let row = params![
+            held.fingerprint,
+            held.principal,
+            id,
+            held.public_key,
+            held.comment
+        ];
+        connection.execute(sql, row)?;
     }
     for group in &peer.groups {
         connection.execute(
@@ -197,6 +228,65 @@ fn put_group(connection: &Connection, group: &GroupName, grants: &Grants) -> Res
     for (position, target) in (0_i64..).zip(grants.iter()) {
         let sql = "INSERT INTO group_grants (group_name, position, target) VALUES (?1, ?2, ?3)";
         connection.execute(sql, params![group.as_str(), position, target.to_string()])?;
+    }
+    Ok(())
+}
+
+/// Adds a key, with the peer whose only credential it is if there is one.
+fn add_key(
+    connection: &Connection,
+    key: &ApiKeyRecord,
+    newcomer: Option<&PeerRecord>,
+) -> Result<(), Fault> {
+    if let Some(newcomer) = newcomer {
+        add_peer(connection, newcomer)?;
+    }
+    if !exists(connection, &key.peer)? {
+        return Err(StoreError::NoPeer(key.peer.to_string()).into());
+    }
+    let taken = "SELECT 1 FROM api_keys WHERE id = ?1 OR (peer = ?2 AND name = ?3)";
+    let is_taken = connection.prepare_cached(taken)?.exists(params![
+        key.id.as_str(),
+        key.peer.as_str(),
+        key.name
+    ])?;
+    if is_taken {
+        return Err(StoreError::KeyExists {
+            peer: key.peer.clone(),
+            name: key.name.clone(),
+        }
+        .into());
+    }
+    let count = "SELECT count(*) FROM api_keys WHERE peer = ?1";
+    let held: i64 = connection.query_row(count, [key.peer.as_str()], |row| row.get(0))?;
+    if usize::try_from(held).is_ok_and(|held| held >= API_KEYS_PER_PEER_MAX) {
+        return Err(StoreError::TooManyKeys(key.peer.clone()).into());
+    }
+    let sql = "INSERT INTO api_keys
+            (id, secret_hash, peer, name, grants, created_at, expires_at, last_used_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    connection.execute(
+        sql,
+        params![
+            key.id.as_str(),
+            key.secret_hash,
+            key.peer.as_str(),
+            key.name,
+            key.grants.as_ref().map(rows::json).transpose()?,
+            key.created_at.0,
+            key.expires_at.map(|at| at.0),
+            key.last_used_at.map(|at| at.0),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Notes when keys were last used; those that are gone are passed over.
+pub(super) fn keys_used(connection: &Connection, uses: &[(KeyId, Timestamp)]) -> Result<(), Fault> {
+    let mut statement =
+        connection.prepare_cached("UPDATE api_keys SET last_used_at = ?2 WHERE id = ?1")?;
+    for (id, at) in uses {
+        statement.execute(params![id.as_str(), at.0])?;
     }
     Ok(())
 }

@@ -1,11 +1,12 @@
-//! Peers with their credentials and grants, groups, invites.
+//! Peers with their credentials and grants, groups, invites, API keys.
 
 mod changes;
+mod outbox;
 mod rows;
 
-use crate::{Store, audit, fault::Fault};
+use crate::{Store, audit, events, fault::Fault};
 use alknet_core::{
-    AuditRow, PeerId,
+    AuditRow, KeyId, PeerId,
     storage::{
         IdentityChange, IdentitySnapshot, IdentityStore, PeerAddresses, StoreError, Timestamp,
     },
@@ -22,8 +23,12 @@ impl IdentityStore for Store {
 
     async fn apply(&self, change: IdentityChange, audit: AuditRow) -> Result<(), StoreError> {
         let applied = self.write(move |connection| {
+            let applied = outbox::foresee(connection, &change)?;
+            let (told, audit) = change.recorded(applied, audit);
             changes::apply(connection, change)?;
             audit::insert(connection, &audit)?;
+            told.iter()
+                .try_for_each(|event| events::insert(connection, event))?;
             Ok::<_, Fault>(())
         });
         Ok(applied.await?)
@@ -43,5 +48,10 @@ impl IdentityStore for Store {
             changes::some(found, || StoreError::NoPeer(peer.to_string()))
         });
         Ok(seen.await?)
+    }
+
+    async fn keys_used(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
+        let noted = self.write(move |connection| changes::keys_used(connection, &uses));
+        Ok(noted.await?)
     }
 }

@@ -1,8 +1,11 @@
 //! Rows read back as records.
 
 use alknet_core::{
-    GrantTarget, Grants, GroupName, PeerId,
-    storage::{IdentitySnapshot, InviteRecord, NodeKey, PeerAddresses, PeerRecord, Timestamp},
+    GrantTarget, Grants, GroupName, KeyId, PeerId,
+    storage::{
+        ApiKeyRecord, IdentitySnapshot, InviteRecord, NodeKey, PeerAddresses, PeerRecord,
+        SshAuthority, SshKey, Timestamp,
+    },
 };
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 use serde::{Serialize, de::DeserializeOwned};
@@ -63,10 +66,28 @@ pub(super) fn snapshot(connection: &Connection) -> rusqlite::Result<IdentitySnap
     })?;
     for_each_peer(
         connection,
-        "SELECT peer, fingerprint FROM peer_ssh_keys",
+        "SELECT peer, fingerprint, public_key, comment FROM peer_ssh_keys",
         &mut peers,
         |peer, row| {
-            peer.ssh_keys.insert(row.get(1)?);
+            peer.ssh_keys.insert(SshKey {
+                fingerprint: row.get(1)?,
+                public_key: row.get(2)?,
+                comment: row.get(3)?,
+            });
+            Ok(())
+        },
+    )?;
+    for_each_peer(
+        connection,
+        "SELECT peer, fingerprint, principal, public_key, comment FROM peer_ssh_cas",
+        &mut peers,
+        |peer, row| {
+            peer.ssh_authorities.insert(SshAuthority {
+                fingerprint: row.get(1)?,
+                principal: row.get(2)?,
+                public_key: row.get(3)?,
+                comment: row.get(4)?,
+            });
             Ok(())
         },
     )?;
@@ -88,6 +109,7 @@ pub(super) fn snapshot(connection: &Connection) -> rusqlite::Result<IdentitySnap
         peers: peers.into_values().collect(),
         groups: groups(connection)?,
         invites: invites(connection)?,
+        keys: keys(connection)?,
     })
 }
 
@@ -125,6 +147,7 @@ fn peers(connection: &Connection) -> rusqlite::Result<BTreeMap<PeerId, PeerRecor
             last_seen_at: time_if_any(row, 5)?,
             node_keys: Vec::new(),
             ssh_keys: BTreeSet::new(),
+            ssh_authorities: BTreeSet::new(),
             addresses: parsed(row, 6, from_json::<PeerAddresses>)?,
         };
         Ok((id, peer))
@@ -144,6 +167,24 @@ fn groups(connection: &Connection) -> rusqlite::Result<Vec<(GroupName, Grants)>>
         }
     }
     Ok(groups.into_iter().collect())
+}
+
+fn keys(connection: &Connection) -> rusqlite::Result<Vec<ApiKeyRecord>> {
+    let sql = "SELECT id, secret_hash, peer, name, grants, created_at, expires_at, last_used_at FROM api_keys ORDER BY id";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([], |row| {
+        Ok(ApiKeyRecord {
+            id: parsed(row, 0, KeyId::parse)?,
+            secret_hash: row.get(1)?,
+            peer: parsed(row, 2, PeerId::parse)?,
+            name: row.get(3)?,
+            grants: parsed_if_any(row, 4, from_json::<Grants>)?,
+            created_at: time(row, 5)?,
+            expires_at: time_if_any(row, 6)?,
+            last_used_at: time_if_any(row, 7)?,
+        })
+    })?;
+    rows.collect()
 }
 
 /// What a peer was given itself.

@@ -5,7 +5,7 @@ use alknet_core::{
     AuditOutcome, AuditRow, GrantTarget, PeerId, Surface,
     storage::{
         AuditFilter, AuditLog, Begin, IdempotencyScope, IdempotencyStore, IdentityStore,
-        ImportStore, InviteRecord, NodeKey, PeerAddresses, PeerRecord, Timestamp,
+        ImportStore, InviteRecord, NodeKey, PeerAddresses, PeerRecord, SshKey, Timestamp,
     },
 };
 use alknet_store::{JobError, Store, rusqlite::Connection};
@@ -35,7 +35,7 @@ fn schema(connection: &Connection) -> String {
     text
 }
 
-async fn schema_of(store: &Store) -> String {
+pub(crate) async fn schema_of(store: &Store) -> String {
     store
         .read(|connection| Ok::<_, JobError>(schema(connection)))
         .await
@@ -85,7 +85,12 @@ fn peer_of_format_1() -> PeerRecord {
                 until: Some(Timestamp(1_790_000_200_000)),
             },
         ],
-        ssh_keys: ["SHA256:abc".to_owned()].into(),
+        ssh_keys: [SshKey {
+            fingerprint: "SHA256:abc".into(),
+            public_key: None,
+            comment: None,
+        }]
+        .into(),
         addresses: PeerAddresses {
             direct: vec!["192.0.2.1:4433".parse().unwrap()],
             relays: vec!["https://relay.example/".into()],

@@ -5,7 +5,7 @@ use alknet_core::{
     GrantTarget, Grants, GroupName, PeerId,
     storage::{
         AuditFilter, IdentityChange, IdentitySnapshot, InviteRecord, NodeKey, PeerAddresses,
-        PeerRecord, StoreError, Timestamp,
+        PeerRecord, SshAuthority, SshKey, StoreError, Timestamp,
     },
 };
 use futures::future::join_all;
@@ -36,7 +36,7 @@ pub(super) const RULES: &[Rule<Identities>] = rules!(Identities:
     one_of_many_peers_gets_the_key,
 );
 
-fn peer_id(text: &str) -> PeerId {
+pub(super) fn peer_id(text: &str) -> PeerId {
     PeerId::parse(text).unwrap()
 }
 
@@ -44,14 +44,14 @@ fn group(text: &str) -> GroupName {
     GroupName::parse(text).unwrap()
 }
 
-fn grants(targets: &[&str]) -> Grants {
+pub(super) fn grants(targets: &[&str]) -> Grants {
     targets
         .iter()
         .map(|text| GrantTarget::parse(text).unwrap())
         .collect()
 }
 
-fn peer(id: &str) -> PeerRecord {
+pub(super) fn peer(id: &str) -> PeerRecord {
     PeerRecord::new(peer_id(id), Timestamp(1_000))
 }
 
@@ -91,7 +91,8 @@ fn full(id: &str) -> PeerRecord {
                 until: Some(Timestamp(5_000)),
             },
         ],
-        ssh_keys: ["SHA256:b".to_owned(), "SHA256:a".to_owned()].into(),
+        ssh_keys: [ssh_key("SHA256:b", Some("ada@laptop")), ssh_key("SHA256:a", None)].into(),
+        ssh_authorities: [authority("SHA256:ca", "ops"), authority("SHA256:ca", "ada")].into(),
         addresses: PeerAddresses {
             direct: vec![
                 "192.0.2.1:4433".parse().unwrap(),
@@ -100,6 +101,23 @@ fn full(id: &str) -> PeerRecord {
             relays: vec!["https://relay.example/".into()],
         },
         ..peer(id)
+    }
+}
+
+fn ssh_key(fingerprint: &str, comment: Option<&str>) -> SshKey {
+    SshKey {
+        fingerprint: fingerprint.into(),
+        public_key: comment.map(|_| "ssh-ed25519 AAAA".into()),
+        comment: comment.map(Into::into),
+    }
+}
+
+fn authority(fingerprint: &str, principal: &str) -> SshAuthority {
+    SshAuthority {
+        fingerprint: fingerprint.into(),
+        principal: principal.into(),
+        public_key: "ssh-ed25519 AAAA".into(),
+        comment: Some("authority".into()),
     }
 }
 
@@ -127,17 +145,17 @@ fn redeem(invite: &str, peer: PeerRecord, now: i64) -> IdentityChange {
 }
 
 impl Identities {
-    async fn apply(&self, change: IdentityChange) -> Result<(), StoreError> {
+    pub(super) async fn apply(&self, change: IdentityChange) -> Result<(), StoreError> {
         self.store.apply(change, row("test/change")).await
     }
 
     /// Applies what must succeed.
-    async fn done(&self, change: IdentityChange) {
+    pub(super) async fn done(&self, change: IdentityChange) {
         self.apply(change).await.unwrap();
     }
 
     /// Applies what must fail, and checks that it left nothing behind.
-    async fn refused(&self, change: IdentityChange) -> StoreError {
+    pub(super) async fn refused(&self, change: IdentityChange) -> StoreError {
         let before = (self.load().await, self.rows().await);
         let error = self.apply(change).await.unwrap_err();
         assert_eq!(
@@ -148,7 +166,7 @@ impl Identities {
         error
     }
 
-    async fn load(&self) -> IdentitySnapshot {
+    pub(super) async fn load(&self) -> IdentitySnapshot {
         self.store.load().await.unwrap()
     }
 
@@ -170,7 +188,7 @@ impl Identities {
             .unwrap()
     }
 
-    async fn rows(&self) -> usize {
+    pub(super) async fn rows(&self) -> usize {
         self.audit
             .list(&AuditFilter::default())
             .await
@@ -217,11 +235,22 @@ async fn a_taken_id_is_refused(s: Identities) {
 async fn a_taken_credential_is_refused_with_its_holder(s: Identities) {
     s.done(IdentityChange::AddPeer(full("laptop"))).await;
     let ssh = PeerRecord {
-        ssh_keys: ["SHA256:a".to_owned(), "SHA256:z".to_owned()].into(),
+        ssh_keys: [ssh_key("SHA256:a", Some("mine")), ssh_key("SHA256:z", None)].into(),
         ..keyed("other", 1)
     };
-    // The current key, the one of the rotation before, and an SSH key.
-    for rival in [keyed("other", 200), keyed("other", 100), ssh] {
+    let of_authority = PeerRecord {
+        ssh_authorities: [authority("SHA256:ca", "ada")].into(),
+        ..keyed("other", 1)
+    };
+    // The current key, the one of the rotation before, an SSH key, and a
+    // principal of an authority.
+    let rivals = [
+        keyed("other", 200),
+        keyed("other", 100),
+        ssh,
+        of_authority,
+    ];
+    for rival in rivals {
         let error = s.refused(IdentityChange::AddPeer(rival)).await;
         assert!(matches!(error, StoreError::CredentialTaken(id) if id.as_str() == "laptop"));
     }

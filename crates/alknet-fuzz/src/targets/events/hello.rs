@@ -7,7 +7,7 @@ use crate::{
     targets::{MIB, Target},
 };
 use alknet_call::{
-    ApiKey, Frame, Hello, PeerLimits, Session, SessionConfig, SessionError, connection_code,
+    Bearer, Frame, Hello, PeerLimits, Session, SessionConfig, SessionError, connection_code,
 };
 use alknet_core::transport::Connection;
 use alknet_testkit::transport::{PairOptions, connection_pair};
@@ -108,8 +108,8 @@ fn code(error: &SessionError) -> u32 {
     }
 }
 
-fn credential(flags: u8) -> Option<ApiKey> {
-    (flags & 16 != 0).then(|| ApiKey::new("nobody's"))
+fn credential(flags: u8) -> Option<Bearer> {
+    (flags & 16 != 0).then(|| Bearer::new("nobody's"))
 }
 
 fn made(source: &mut Source<'_>) -> Hello {
@@ -139,7 +139,7 @@ fn made(source: &mut Source<'_>) -> Hello {
 
 fn seeds() -> Vec<Vec<u8>> {
     let greeting = Frame::Hello(greeting(), None).to_bytes();
-    let keyed = Frame::Hello(super::greeting(), Some(ApiKey::new("k"))).to_bytes();
+    let keyed = Frame::Hello(super::greeting(), Some(Bearer::new("k"))).to_bytes();
     let mut seeds = Vec::new();
     for flags in [0, 1, 4, 8, 9, 0xe0] {
         seeds.push([&[flags], &greeting[..]].concat());
