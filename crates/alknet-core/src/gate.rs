@@ -1,9 +1,15 @@
 //! The one function that decides, used by every path: calls, listing,
-//! description, search, export, permits.
+//! description, search, export, permits. Who asks why is told on the way
+//! ([`telling`]).
 
+mod telling;
+
+use self::telling::{names_none, tell_resource, tell_rule, tell_way, visible};
 use crate::{
     access::{Access, AccessControl, ResourceRule},
+    api_key::KeyId,
     error::{CallError, ErrorCode},
+    explain::{First, OfKey, Silent, Stage, Step, Tell},
     identity::{Caller, CallerKind, Identity},
     name::{OperationName, Scope},
     registry::Entry,
@@ -12,7 +18,7 @@ use crate::{
         judged_socket, name_in,
     },
     spec::Visibility,
-    storage::OwnershipProvider,
+    storage::{NoOwnership, OwnershipProvider},
 };
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -31,6 +37,17 @@ pub(crate) enum Ask<'a> {
     Input(&'a mut Value),
 }
 
+impl Ask<'_> {
+    /// The same, to be asked of somebody else too.
+    fn again(&mut self) -> Ask<'_> {
+        match self {
+            Ask::Probe => Ask::Probe,
+            Ask::Enter => Ask::Enter,
+            Ask::Input(input) => Ask::Input(input),
+        }
+    }
+}
+
 /// Why the gate refused, or that it did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -47,6 +64,8 @@ pub enum Decision {
     MissingResource(String),
     /// The input names no resource where the rule looks for one.
     NoResource(String),
+    /// The peer may; the key that it presented may not.
+    NotOfKey(Box<Decision>),
     /// What the input names is no resource.
     BadResource {
         /// Where.
@@ -71,108 +90,236 @@ pub(crate) fn gate(
     ask: Ask<'_>,
     owners: &dyn OwnershipProvider,
 ) -> Decision {
+    gate_told(caller, entry, ask, owners, &mut Silent)
+}
+
+/// [`gate`], with somebody who listens. What does not hang on the input is
+/// told when the call enters, and only then.
+pub(crate) fn gate_told<T: Tell>(
+    caller: &Caller,
+    entry: &Entry,
+    ask: Ask<'_>,
+    owners: &dyn OwnershipProvider,
+    tell: &mut T,
+) -> Decision {
+    match decide(caller, entry, ask, owners, tell) {
+        Ok(resources) => Decision::Allow(resources),
+        Err(refused) => refused,
+    }
+}
+
+fn decide<T: Tell>(
+    caller: &Caller,
+    entry: &Entry,
+    mut ask: Ask<'_>,
+    owners: &dyn OwnershipProvider,
+    tell: &mut T,
+) -> Result<Vec<String>, Decision> {
     let spec = entry.spec();
+    let enters = !matches!(ask, Ask::Input(_));
+    let mut first = First::none();
     // First: whoever may not use a peer is told the same of all it may offer.
-    if let Some(refused) = peer_route(caller, entry) {
-        return refused;
+    if let Some(refused) = peer_route(caller, entry, enters, tell) {
+        first.refuse::<T>(refused)?;
     }
     // Only this node's own operations act under an authority.
-    if spec.visibility == Visibility::Internal && caller.kind() != CallerKind::Authority {
-        return Decision::Hidden;
+    let is_internal = spec.visibility == Visibility::Internal;
+    if is_internal && caller.kind() != CallerKind::Authority {
+        let text = "is internal: only operations of this node reach it";
+        tell.tell(|| Step::refuses(Stage::Visibility, text));
+        first.refuse::<T>(Decision::Hidden)?;
+        return first.end(Vec::new());
+    }
+    if enters {
+        tell.tell(|| visible(is_internal));
     }
     let rule = match &spec.access {
-        Access::Public => return Decision::Allow(Vec::new()),
-        _ if !caller.is_authenticated() => return Decision::Unauthenticated,
-        Access::Authenticated => return Decision::Allow(Vec::new()),
+        Access::Public => {
+            tell.tell(|| Step::passes(Stage::Access, "anyone may call it"));
+            return first.end(Vec::new());
+        }
+        _ if !caller.is_authenticated() => {
+            tell.tell(|| Step::refuses(Stage::Access, "only known callers may call it"));
+            first.refuse::<T>(Decision::Unauthenticated)?;
+            return first.end(Vec::new());
+        }
+        Access::Authenticated => {
+            tell.tell(|| Step::passes(Stage::Access, "any known caller may call it"));
+            return first.end(Vec::new());
+        }
         // Defence in depth: the registry refuses such a rule.
         Access::Rule(_) if spec.access.is_empty_rule() => {
-            return Decision::MissingScope(vec![spec.name.default_scope()]);
+            tell.tell(|| Step::refuses(Stage::Access, "its rule states nothing"));
+            return Err(Decision::MissingScope(vec![spec.name.default_scope()]));
         }
         Access::Rule(rule) => rule,
     };
-    let whole = is_granted_whole(caller, entry);
-    if !whole && let Some(missing) = missing_scopes(caller, rule) {
-        return Decision::MissingScope(missing);
+    let mut resources = Vec::new();
+    // What the caller holds must do, and so must what its key allows of that. A
+    // key that narrows owns nothing: it reaches what it says, no matter who
+    // made it.
+    for (depth, held) in caller.identity().layers().enumerate() {
+        let ask = ask.again();
+        let judged = match depth {
+            0 => judge(held, entry, rule, ask, owners, tell),
+            _ => judge(held, entry, rule, ask, &NoOwnership, &mut OfKey(&mut *tell))
+                .map_err(|refused| Decision::NotOfKey(Box::new(refused))),
+        };
+        resources = first.or::<_, T>(judged)?.unwrap_or(resources);
     }
-    match ask {
-        Ask::Probe => probe_resources(caller, rule, whole),
-        Ask::Enter => Decision::Allow(Vec::new()),
-        Ask::Input(input) => check_resources(caller, rule, whole, input, owners),
+    first.end(resources)
+}
+
+/// What the rule asks, of what somebody holds.
+fn judge<T: Tell>(
+    held: &Identity,
+    entry: &Entry,
+    rule: &AccessControl,
+    ask: Ask<'_>,
+    owners: &dyn OwnershipProvider,
+    tell: &mut T,
+) -> Result<Vec<String>, Decision> {
+    let mut first = First::none();
+    let whole = is_granted_whole(held, entry);
+    if !matches!(ask, Ask::Input(_)) {
+        tell_rule(held, entry, rule, whole, tell);
     }
+    if !whole && let Some(missing) = missing_scopes(held, rule) {
+        first.refuse::<T>(Decision::MissingScope(missing))?;
+    }
+    let resources = match ask {
+        Ask::Probe => probe_resources(held, rule, whole),
+        Ask::Enter => Ok(Vec::new()),
+        Ask::Input(input) => check_resources(held, rule, whole, input, owners, tell),
+    };
+    let resources = first.or::<_, T>(resources)?;
+    first.end(resources.unwrap_or_default())
 }
 
 /// Whether the operation itself was granted, so that its own rule counts as
 /// satisfied. Such grants name local operations; a peer's may have the same
 /// name and is another one.
-fn is_granted_whole(caller: &Caller, entry: &Entry) -> bool {
-    entry.peer().is_none() && caller.identity().operations.contains(&entry.spec().name)
+fn is_granted_whole(held: &Identity, entry: &Entry) -> bool {
+    entry.peer().is_none() && held.operations.contains(&entry.spec().name)
 }
 
 /// An operation of a peer takes `peer:<id>` with an action that covers it; one
 /// behind a peer takes the whole route, which `peer:<id>` alone does not cover.
-fn peer_route(caller: &Caller, entry: &Entry) -> Option<Decision> {
+fn peer_route<T: Tell>(
+    caller: &Caller,
+    entry: &Entry,
+    enters: bool,
+    tell: &mut T,
+) -> Option<Decision> {
     let way = entry.way()?;
     let name = &entry.spec().name;
-    if may_go(caller, way, name) {
+    let may_go = may_go(caller, way, name);
+    for (depth, held) in caller.identity().layers().enumerate() {
+        match depth {
+            _ if !enters => {}
+            0 => tell.tell(|| tell_way(held, way, name)),
+            _ => OfKey(&mut *tell).tell(|| tell_way(held, way, name)),
+        }
+    }
+    if may_go {
         return None;
     }
     // Whoever may not use a peer does not learn what it offers.
-    Some(if caller.is_authenticated() {
-        Decision::MissingResource(way_resource(way, name))
-    } else {
-        Decision::Unauthenticated
+    let missing = Decision::MissingResource(way_resource(way, name));
+    Some(match caller.is_authenticated() {
+        true if lacks_of_key(caller, way, name) => Decision::NotOfKey(Box::new(missing)),
+        true => missing,
+        false => Decision::Unauthenticated,
     })
 }
 
 /// Whether `caller` may call `name` at the end of a route.
 pub(crate) fn may_go(caller: &Caller, way: &str, name: &OperationName) -> bool {
+    let (kind, action) = (ResourceKind::Peer, name.as_str());
+    caller.identity().holds(kind, action, way)
+}
+
+/// Whether of those who may not, the peer itself may, and its key may not.
+fn lacks_of_key(caller: &Caller, way: &str, name: &OperationName) -> bool {
     let held = &caller.identity().resources;
-    held.holds(ResourceKind::Peer, name.as_str(), way)
+    caller.key().is_some() && held.holds(ResourceKind::Peer, name.as_str(), way)
 }
 
 /// What is told to whoever may not: the same whether the peers exist or not.
 pub(crate) fn no_way(caller: &Caller, way: &str, name: &OperationName) -> CallError {
     let missing = way_resource(way, name);
-    let message = format!(
-        "`{}` may not call `{name}`: missing resource `{missing}`",
-        caller.id()
-    );
-    let details = json!({ "caller": caller.id(), "operation": name, "missing": { "resource": missing }, "grant": missing });
-    CallError::new(ErrorCode::Forbidden, message).with_details(details)
+    let key = caller.key().filter(|_| lacks_of_key(caller, way, name));
+    let text = format!("resource `{missing}`");
+    let details = json!({ "resource": missing });
+    may_not(caller, key, name, &text, details, Some(&missing))
+}
+
+/// A known caller learns what is missing, and what would give it: to a key
+/// that is narrower than its peer, nothing that the peer is given does.
+fn may_not(
+    caller: &Caller,
+    key: Option<&KeyId>,
+    name: &OperationName,
+    missing: &str,
+    details: Value,
+    grant: Option<&String>,
+) -> CallError {
+    let id = caller.id();
+    let who = match key {
+        Some(key) => format!("key `{key}` of `{id}`"),
+        None => format!("`{id}`"),
+    };
+    let message = format!("{who} may not call `{name}`: missing {missing}");
+    let mut full = json!({ "caller": id, "operation": name, "missing": details });
+    match (key, grant) {
+        (Some(key), _) => full["key"] = json!(key),
+        (None, Some(grant)) => full["grant"] = json!(grant),
+        (None, None) => {}
+    }
+    CallError::new(ErrorCode::Forbidden, message).with_details(full)
 }
 
 fn way_resource(way: &str, name: &OperationName) -> String {
     format!("peer:{way}={name}")
 }
 
-fn missing_scopes(caller: &Caller, rule: &AccessControl) -> Option<Vec<Scope>> {
-    let held = &caller.identity().scopes;
-    if let Some(missing) = rule.scopes_all.iter().find(|scope| !held.holds(scope)) {
+fn missing_scopes(held: &Identity, rule: &AccessControl) -> Option<Vec<Scope>> {
+    let scopes = &held.scopes;
+    if let Some(missing) = rule.scopes_all.iter().find(|scope| !scopes.holds(scope)) {
         return Some(vec![missing.clone()]);
     }
     let any = &rule.scopes_any;
-    (!any.is_empty() && !any.iter().any(|scope| held.holds(scope))).then(|| any.clone())
+    (!any.is_empty() && !any.iter().any(|scope| scopes.holds(scope))).then(|| any.clone())
 }
 
-fn probe_resources(caller: &Caller, rule: &AccessControl, whole: bool) -> Decision {
-    let resources = &caller.identity().resources;
+fn probe_resources(
+    held: &Identity,
+    rule: &AccessControl,
+    whole: bool,
+) -> Result<Vec<String>, Decision> {
+    let resources = &held.resources;
     let missing = rule
         .resources
         .iter()
         .find(|rule| !whole && !rule.owner && !resources.might_hold(rule.kind, &rule.action));
     match missing {
-        Some(rule) => Decision::MissingResource(format!("{}:{SOME}={}", rule.kind, rule.action)),
-        None => Decision::Allow(Vec::new()),
+        Some(rule) => {
+            let missing = format!("{}:{SOME}={}", rule.kind, rule.action);
+            Err(Decision::MissingResource(missing))
+        }
+        None => Ok(Vec::new()),
     }
 }
 
-fn check_resources(
-    caller: &Caller,
+fn check_resources<T: Tell>(
+    held: &Identity,
     rule: &AccessControl,
     whole: bool,
     input: &mut Value,
     owners: &dyn OwnershipProvider,
-) -> Decision {
+    tell: &mut T,
+) -> Result<Vec<String>, Decision> {
+    let mut first = First::none();
     let mut checked = Vec::new();
     for rule in &rule.resources {
         let mut absent = rule.absent.clone().map(Value::String);
@@ -181,36 +328,45 @@ fn check_resources(
             Some(Value::Array(items)) if !items.is_empty() => items.iter_mut().collect(),
             // Nothing there, which the operation says the meaning of.
             None if absent.is_some() => absent.iter_mut().collect(),
-            _ => return Decision::NoResource(rule.at.as_str().into()),
+            _ => {
+                tell.tell(|| names_none(rule));
+                first.refuse::<T>(Decision::NoResource(rule.at.as_str().into()))?;
+                continue;
+            }
         };
         for text in texts {
-            match check_one(caller, rule, whole, text, owners) {
-                Ok(canonical) => checked.push(canonical),
-                Err(refused) => return refused,
-            }
+            let one = check_one(held, rule, whole, text, owners, tell);
+            checked.extend(first.or::<_, T>(one)?);
         }
     }
-    Decision::Allow(checked)
+    first.end(checked)
 }
 
-fn check_one(
-    caller: &Caller,
+fn check_one<T: Tell>(
+    held: &Identity,
     rule: &ResourceRule,
     whole: bool,
     text: &mut Value,
     owners: &dyn OwnershipProvider,
+    tell: &mut T,
 ) -> Result<String, Decision> {
     let Value::String(text) = text else {
+        tell.tell(|| names_none(rule));
         return Err(Decision::NoResource(rule.at.as_str().into()));
     };
-    let canonical = canonical_resource(rule.kind, text).map_err(|error| Decision::BadResource {
-        pointer: rule.at.as_str().into(),
-        message: error.to_string(),
+    let canonical = canonical_resource(rule.kind, text).map_err(|error| {
+        tell.tell(|| Step::refuses(Stage::Resource, error.to_string()).at(rule.at.as_str()));
+        Decision::BadResource {
+            pointer: rule.at.as_str().into(),
+            message: error.to_string(),
+        }
     })?;
     let named = format!("{}:{canonical}={}", rule.kind, rule.action);
-    let is_let_in = is_held(caller, rule, whole, &canonical, owners)
-        || (rule.resolves && might_resolve(caller, rule, &canonical));
-    if !is_let_in {
+    let let_in = let_in(held, rule, whole, &canonical, owners).or_else(|| {
+        (rule.resolves && might_resolve(held, rule, &canonical)).then_some(LetIn::MayResolve)
+    });
+    tell.tell(|| tell_resource(held, rule, &canonical, &named, let_in));
+    if let_in.is_none() {
         return Err(Decision::MissingResource(named));
     }
     // The handler reads what was checked, not what was sent.
@@ -218,27 +374,56 @@ fn check_one(
     Ok(named)
 }
 
+/// Why a resource is let through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LetIn {
+    /// It is held.
+    Held,
+    /// The whole operation was granted.
+    Whole,
+    /// The caller made it.
+    Owner,
+    /// It is a name, and an address is held that it might resolve to.
+    MayResolve,
+}
+
 /// Deny wins over everything, a grant of the whole operation and ownership
 /// included.
+fn let_in(
+    held: &Identity,
+    rule: &ResourceRule,
+    whole: bool,
+    canonical: &str,
+    owners: &dyn OwnershipProvider,
+) -> Option<LetIn> {
+    let Identity { id, resources, .. } = held;
+    let (kind, action) = (rule.kind, rule.action.as_str());
+    if resources.holds(kind, action, canonical) {
+        return Some(LetIn::Held);
+    }
+    let whole = whole && (kind != ResourceKind::Net || is_covered_by_whole(action, canonical));
+    let instead = if whole {
+        Some(LetIn::Whole)
+    } else {
+        (rule.owner && owners.owns(id, kind, canonical)).then_some(LetIn::Owner)
+    };
+    instead.filter(|_| !resources.denies(kind, action, canonical))
+}
+
 fn is_held(
-    caller: &Caller,
+    held: &Identity,
     rule: &ResourceRule,
     whole: bool,
     canonical: &str,
     owners: &dyn OwnershipProvider,
 ) -> bool {
-    let Identity { id, resources, .. } = &**caller.identity();
-    let (kind, action) = (rule.kind, rule.action.as_str());
-    let whole = whole && (kind != ResourceKind::Net || is_covered_by_whole(action, canonical));
-    resources.holds(kind, action, canonical)
-        || (whole || (rule.owner && owners.owns(id, kind, canonical)))
-            && !resources.denies(kind, action, canonical)
+    let_in(held, rule, whole, canonical, owners).is_some()
 }
 
 /// Whether a name is let through to be resolved: the handler asks again for
 /// each address, with [`step_resolved`].
-fn might_resolve(caller: &Caller, rule: &ResourceRule, canonical: &str) -> bool {
-    let resources = &caller.identity().resources;
+fn might_resolve(held: &Identity, rule: &ResourceRule, canonical: &str) -> bool {
+    let resources = &held.resources;
     name_in(canonical).is_some()
         && resources.might_hold_resolved(&rule.action, canonical)
         && !resources.denies(rule.kind, &rule.action, canonical)
@@ -264,8 +449,24 @@ pub(crate) fn step_resolved(
     address: SocketAddr,
     owners: &dyn OwnershipProvider,
 ) -> Result<(), RefusedAddress> {
+    for (depth, held) in caller.identity().layers().enumerate() {
+        let owners = owners_of(depth, owners);
+        resolved_of(held, entry, action, asked, address, owners)?;
+    }
+    Ok(())
+}
+
+/// [`step_resolved`], of what somebody holds.
+fn resolved_of(
+    held: &Identity,
+    entry: &Entry,
+    action: &str,
+    asked: &str,
+    address: SocketAddr,
+    owners: &dyn OwnershipProvider,
+) -> Result<(), RefusedAddress> {
     let kind = ResourceKind::Net;
-    let resources = &caller.identity().resources;
+    let resources = &held.resources;
     let resolved = canonical_socket(address);
     for text in [asked, resolved.as_str()] {
         if let Some(grant) = resources.barred_by(kind, action, text) {
@@ -275,7 +476,7 @@ pub(crate) fn step_resolved(
     let name = name_in(asked);
     let fits = |name: &String| AddressClass::of(address.ip()).fits_name(name);
     let name_fits = name.as_ref().is_some_and(fits);
-    if step(caller, entry, kind, action, &resolved, owners)
+    if step_of(held, entry, kind, action, &resolved, owners)
         || (name_fits && resources.holds(kind, action, asked))
     {
         return Ok(());
@@ -290,6 +491,14 @@ pub(crate) fn step_resolved(
     )))
 }
 
+/// Whose things count: a key that narrows its peer owns nothing.
+fn owners_of(depth: usize, owners: &dyn OwnershipProvider) -> &dyn OwnershipProvider {
+    match depth {
+        0 => owners,
+        _ => &NoOwnership,
+    }
+}
+
 /// One step of a data plane that was let in for `entry`: `action` on a
 /// resource in canonical form.
 pub(crate) fn step(
@@ -300,7 +509,23 @@ pub(crate) fn step(
     canonical: &str,
     owners: &dyn OwnershipProvider,
 ) -> bool {
-    let whole = is_granted_whole(caller, entry);
+    let mut layers = caller.identity().layers().enumerate();
+    layers.all(|(depth, held)| {
+        let owners = owners_of(depth, owners);
+        step_of(held, entry, kind, action, canonical, owners)
+    })
+}
+
+/// [`step`], of what somebody holds.
+fn step_of(
+    held: &Identity,
+    entry: &Entry,
+    kind: ResourceKind,
+    action: &str,
+    canonical: &str,
+    owners: &dyn OwnershipProvider,
+) -> bool {
+    let whole = is_granted_whole(held, entry);
     let own = match &entry.spec().access {
         Access::Rule(rule) => rule.resources.as_slice(),
         _ => &[],
@@ -310,8 +535,8 @@ pub(crate) fn step(
     let mut rules = own
         .iter()
         .filter(|rule| rule.kind == kind && rule.action == action);
-    rules.any(|rule| is_held(caller, rule, whole, canonical, owners))
-        || caller.identity().resources.holds(kind, action, canonical)
+    rules.any(|rule| is_held(held, rule, whole, canonical, owners))
+        || held.resources.holds(kind, action, canonical)
 }
 
 /// Whether a permit for `entry` may stand for this action on resources of this
@@ -332,14 +557,14 @@ pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Opt
     if !caller.is_authenticated() && !decision.is_allow() {
         return Some(unauthenticated());
     }
+    let (decision, key) = match decision {
+        Decision::NotOfKey(refused) => (*refused, caller.key()),
+        refused => (refused, None),
+    };
     let grant = grant_for(&decision, entry);
     let forbidden = |missing: String, details: Value| {
-        let message = format!("`{}` may not call `{name}`: missing {missing}", caller.id());
-        let mut full = json!({ "caller": caller.id(), "operation": name, "missing": details });
-        if let Some(grant) = &grant {
-            full["grant"] = json!(grant);
-        }
-        CallError::new(ErrorCode::Forbidden, message).with_details(full)
+        let name = &entry.spec().name;
+        may_not(caller, key, name, &missing, details, grant.as_ref())
     };
     Some(match decision {
         Decision::Allow(_) => return None,
@@ -361,6 +586,8 @@ pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Opt
             json!({ "pointer": pointer }),
         ),
         Decision::BadResource { pointer, message } => CallError::invalid_field(pointer, message),
+        // Unwrapped above.
+        Decision::NotOfKey(_) => unauthenticated(),
     })
 }
 

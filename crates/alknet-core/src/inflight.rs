@@ -232,6 +232,31 @@ impl InFlight {
         Ok(place)
     }
 
+    /// The limits that hold for a call, in words; what of them is taken now
+    /// has no say.
+    pub(crate) fn told(&self, call: &Entering<'_>) -> String {
+        let node = self.limits.calls_per_node_max;
+        let mut told = vec![format!("at most {node} calls in flight of the node")];
+        if matches!(call.caller.kind(), CallerKind::Peer | CallerKind::Anonymous) {
+            let most = self.most_of_a_peer();
+            told.push(match call.kind {
+                Kind::Channel => format!("{} channels of one caller", most.channels),
+                Kind::Subscription => format!(
+                    "{} of one caller, {} of them subscriptions",
+                    most.calls, most.subscriptions
+                ),
+                _ => format!("{} of one caller", most.calls),
+            });
+        }
+        if let Some(most) = call.operation_max {
+            told.push(format!("{most} of one caller of this operation"));
+        }
+        if let Some(Rate { burst, per_second }) = self.rate(call) {
+            told.push(format!("{burst} at once, then {per_second} a second"));
+        }
+        told.join("; ")
+    }
+
     /// The rate that holds for a caller, if one does.
     fn rate(&self, call: &Entering<'_>) -> Option<Rate> {
         if is_key_or_unknown(call.caller) {

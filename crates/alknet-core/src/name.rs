@@ -391,7 +391,13 @@ impl ScopeSet {
     /// Whether one held scope covers `required`.
     #[must_use]
     pub fn holds(&self, required: &Scope) -> bool {
-        self.exact.contains(required) || self.wild.iter().any(|held| held.covers(required))
+        self.held_by(required).is_some()
+    }
+
+    /// The held scope that covers `required`.
+    pub(crate) fn held_by(&self, required: &Scope) -> Option<&Scope> {
+        let wild = || self.wild.iter().find(|held| held.covers(required));
+        self.exact.get(required).or_else(wild)
     }
 
     /// Adds a held scope.

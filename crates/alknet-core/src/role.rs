@@ -303,18 +303,27 @@ impl RoleSet {
     /// Adds what `grants` give to `identity`. A role that no longer exists
     /// gives nothing.
     pub fn add_to(&self, grants: &Grants, identity: &mut Identity) {
-        for target in grants.iter() {
-            match target {
-                GrantTarget::Role(name) => {
-                    if let Some(role) = self.roles.get(name) {
-                        role.grants
-                            .iter()
-                            .for_each(|target| add_plain(target, identity));
-                    }
-                }
-                plain => add_plain(plain, identity),
-            }
+        for (_, target) in self.plain(grants) {
+            add_plain(target, identity);
         }
+    }
+
+    /// What `grants` give once roles are opened, each with the role that has
+    /// it.
+    pub(crate) fn plain<'a>(
+        &'a self,
+        grants: &'a Grants,
+    ) -> impl Iterator<Item = (Option<&'a RoleName>, &'a GrantTarget)> {
+        grants.iter().flat_map(|target| {
+            let (role, given) = match target {
+                GrantTarget::Role(name) => {
+                    let role = self.roles.get(name);
+                    (Some(name), role.map_or(&[][..], |role| &role.grants.0))
+                }
+                plain => (None, std::slice::from_ref(plain)),
+            };
+            given.iter().map(move |target| (role, target))
+        })
     }
 }
 

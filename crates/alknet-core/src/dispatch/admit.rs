@@ -2,7 +2,7 @@
 //! in [`route`](super::route).
 
 use super::{
-    Dispatcher,
+    Dispatcher, explain,
     outcome::{timeout, wrong_kind},
     record::Record,
 };
@@ -10,7 +10,8 @@ use crate::{
     call::{Call, Input},
     context::{Context, ContextInner},
     error::{CallError, ErrorCode},
-    gate::{Ask, Decision, gate, refusal, unauthenticated},
+    explain::{First, Silent, Stage, Step, Tell},
+    gate::{Ask, Decision, gate_told, refusal, unauthenticated},
     identity::{Caller, CallerKind},
     inflight::{Entering, Place},
     json::NESTING_MAX,
@@ -54,8 +55,8 @@ pub(super) struct Admitted {
     pub(super) caller: Caller,
     pub(super) input: Input,
     pub(super) deadline: Option<Instant>,
-    /// Given back when the call has ended.
-    pub(super) _place: Place,
+    /// Given back when the call has ended; a question takes none.
+    pub(super) _place: Option<Place>,
 }
 
 impl Dispatcher {
@@ -65,45 +66,78 @@ impl Dispatcher {
         expect: Expect,
         record: &mut Record,
     ) -> Result<Admitted, CallError> {
+        self.pass(call, expect, record, &mut Silent)
+    }
+
+    /// [`Dispatcher::admit`], with somebody who listens: the one way in, of
+    /// calls and of questions about them.
+    pub(super) fn pass<T: Tell>(
+        &self,
+        call: &mut Call,
+        expect: Expect,
+        record: &mut Record,
+        tell: &mut T,
+    ) -> Result<Admitted, CallError> {
         // What runs may finish, and needs its own calls for that.
         if self.is_draining() && call.caller.kind() != CallerKind::Authority {
             return Err(shutting_down());
         }
+        let mut first = First::none();
         // Resolve.
         let caller = call
             .caller
             .refreshed(self.identities())
             .ok_or_else(unauthenticated)?;
-        let entry = self.resolve(&self.0.registry.view(), call, &caller, expect)?;
+        let resolved = self.resolve(&self.0.registry.view(), call, &caller, expect);
+        let entry = resolved.inspect_err(|refused| tell.tell(|| explain::not_found(refused)))?;
         let spec = entry.spec();
+        tell.tell(|| explain::found(&entry));
         // Visibility, and access as far as it can be known without the input: a
         // caller without the right learns nothing from how its input is read.
-        self.allow(&caller, &entry, Ask::Enter)?;
-        if !expect.fits(spec.kind) {
+        let entered = self.allow_told(&caller, &entry, Ask::Enter, tell);
+        first.or::<_, T>(entered)?;
+        if !T::ONLY_TELLS && !expect.fits(spec.kind) {
             return Err(wrong_kind(spec));
         }
         // Limits, before anything is parsed.
-        self.check_size(call, spec, record)?;
-        let place = self.0.in_flight.enter(&Entering {
+        let sized = self.check_size(call, spec, record);
+        let sized = sized.inspect_err(|refused| tell.tell(|| explain::too_large(refused)));
+        if first.or::<_, T>(sized)?.is_none() {
+            return Err(first.end(()).err().unwrap_or_else(unauthenticated));
+        }
+        let entering = Entering {
             caller: &caller,
             is_own: self.is_own(&caller),
             originator: call.originator.as_ref(),
             operation: &spec.name,
             operation_max: spec.limits.in_flight_max,
             kind: spec.kind,
-        })?;
+        };
+        let place = match T::ONLY_TELLS {
+            true => None,
+            false => Some(self.0.in_flight.enter(&entering)?),
+        };
+        tell.tell(|| explain::limits(&self.0.in_flight, &entering));
         let deadline = self.deadline(call, spec)?;
         // Access to what the input names, and input schema.
         let input = std::mem::take(&mut call.input);
         let is_keyed = call.idempotency_key.is_some();
-        let input = self.check_input(&caller, &entry, input, is_keyed, record)?;
+        let input = self.check_input(&caller, &entry, input, is_keyed, record, tell);
+        let input = first.or::<_, T>(input)?;
         if spec.approve {
-            return Err(needs_approval(call, spec));
+            let needed = needs_approval(call, spec);
+            tell.tell(|| Step::refuses(Stage::Approval, needed.message.clone()));
+            first.refuse::<T>(needed)?;
         }
-        Ok(Admitted {
+        // Last: who may not call it, or calls it wrongly, is told that.
+        if let Err(lacking) = entry.check_credentials(self.node_name()) {
+            tell.tell(|| Step::refuses(Stage::Credentials, lacking.message.clone()));
+            first.refuse::<T>(lacking)?;
+        }
+        first.end(Admitted {
             entry,
             caller,
-            input,
+            input: input.unwrap_or_default(),
             deadline,
             _place: place,
         })
@@ -116,7 +150,17 @@ impl Dispatcher {
         entry: &Entry,
         ask: Ask<'_>,
     ) -> Result<Vec<String>, CallError> {
-        match gate(caller, entry, ask, self.owners()) {
+        self.allow_told(caller, entry, ask, &mut Silent)
+    }
+
+    fn allow_told<T: Tell>(
+        &self,
+        caller: &Caller,
+        entry: &Entry,
+        ask: Ask<'_>,
+        tell: &mut T,
+    ) -> Result<Vec<String>, CallError> {
+        match gate_told(caller, entry, ask, self.owners(), tell) {
             Decision::Allow(resources) => Ok(resources),
             refused => Err(refusal(refused, caller, entry).unwrap_or_else(unauthenticated)),
         }
@@ -147,13 +191,14 @@ impl Dispatcher {
 
     /// A peer checks the input of its own operation; here it passes unread,
     /// unless the importer's rule looks into it.
-    fn check_input(
+    fn check_input<T: Tell>(
         &self,
         caller: &Caller,
         entry: &Arc<Entry>,
         input: Input,
         is_keyed: bool,
         record: &mut Record,
+        tell: &mut T,
     ) -> Result<Input, CallError> {
         let (spec, is_own) = (entry.spec(), entry.peer().is_none());
         let names_resources = spec.access.names_resources();
@@ -161,23 +206,34 @@ impl Dispatcher {
             return Ok(input);
         }
         // A key is kept with a hash of the value.
-        if !names_resources
+        if !T::ONLY_TELLS
+            && !names_resources
             && !is_keyed
             && let Input::Json(text) = &input
             && spec.input.accepts_text(text)
         {
             return Ok(input);
         }
-        let mut value = input.into_value()?;
+        let mut first = First::none();
+        let mut value = input
+            .into_value()
+            .inspect_err(|refused| explain::violations(refused, tell))?;
         if names_resources {
-            let resources = self.allow(caller, entry, Ask::Input(&mut value))?;
-            record.resources(&resources);
+            let allowed = self.allow_told(caller, entry, Ask::Input(&mut value), tell);
+            if let Some(resources) = first.or::<_, T>(allowed)? {
+                record.resources(&resources);
+            }
         }
         if is_own {
             let checked = self.0.registry.check(entry, &spec.input, &value);
-            checked.map_err(CallError::invalid_input)?;
+            let checked = checked.map_err(CallError::invalid_input);
+            match &checked {
+                Ok(()) => tell.tell(|| Step::passes(Stage::Input, "the input fits its schema")),
+                Err(refused) => explain::violations(refused, tell),
+            }
+            first.or::<_, T>(checked)?;
         }
-        Ok(Input::Value(value))
+        first.end(Input::Value(value))
     }
 
     /// One budget for the whole tree: what the caller has left, what the

@@ -8,6 +8,7 @@
 mod admit;
 mod builder;
 mod channel;
+mod explain;
 mod outcome;
 mod record;
 mod reply;

@@ -11,7 +11,8 @@ pub use self::{
 use crate::{
     access::Access,
     context::{Authority, Capabilities},
-    error::Violation,
+    credential::CredentialSlot,
+    error::{CallError, Violation},
     handler::Handler,
     name::{OperationName, PeerId},
     operation::Registration,
@@ -37,6 +38,8 @@ pub struct Entry {
     pub(crate) handler: Handler,
     authority: Option<Authority>,
     capabilities: Capabilities,
+    credentials: Vec<Arc<CredentialSlot>>,
+    secret_input: bool,
     imported: bool,
     foreign_name: Option<String>,
     peer: Option<PeerId>,
@@ -56,6 +59,12 @@ impl Entry {
             // An import composes nothing, whatever it says.
             authority: registration.authority.filter(|_| !imported),
             capabilities: registration.capabilities,
+            // A peer's operation runs there, with the credentials of that node.
+            credentials: match peer {
+                None => registration.credentials,
+                Some(_) => Vec::new(),
+            },
+            secret_input: registration.secret_input,
             imported,
             foreign_name: registration.foreign_name,
             peer,
@@ -96,6 +105,8 @@ impl Entry {
             handler,
             authority: None,
             capabilities: Capabilities::default(),
+            credentials: Vec::new(),
+            secret_input: false,
             imported: true,
             foreign_name: None,
             peer: Some(peer.clone()),
@@ -123,6 +134,11 @@ impl Entry {
             .or_else(|| self.peer.as_ref().map(PeerId::as_str))
     }
 
+    /// Whether it is in a view, so that what its peer said of it is known.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.way.is_none()
+    }
+
     /// The name it has at its source.
     #[must_use]
     pub fn foreign_name(&self) -> Option<&str> {
@@ -141,6 +157,23 @@ impl Entry {
 
     pub(crate) fn authority(&self) -> Option<&Authority> {
         self.authority.as_ref()
+    }
+
+    /// The places of the credentials that it declared, for the assembly to
+    /// fill.
+    #[must_use]
+    pub fn credentials(&self) -> &[Arc<CredentialSlot>] {
+        &self.credentials
+    }
+
+    /// Refuses a call whose handler would lack a credential.
+    pub(crate) fn check_credentials(&self, node: &str) -> Result<(), CallError> {
+        let mut slots = self.credentials.iter();
+        slots.try_for_each(|slot| slot.secret(node).map(drop))
+    }
+
+    pub(crate) fn has_secret_input(&self) -> bool {
+        self.secret_input
     }
 
     pub(crate) fn capabilities(&self) -> &Capabilities {

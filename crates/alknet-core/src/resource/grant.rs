@@ -98,8 +98,18 @@ impl ResourceSet {
     /// Whether `action` on the canonical `resource` is held.
     #[must_use]
     pub fn holds(&self, kind: ResourceKind, action: &str, resource: &str) -> bool {
-        let hit = |grant: &ResourceGrant| grant.hits(kind, action, resource);
-        self.allow.iter().any(hit) && !self.denies(kind, action, resource)
+        self.held_by(kind, action, resource).is_some() && !self.denies(kind, action, resource)
+    }
+
+    /// The first grant that covers it, denied or not.
+    pub(crate) fn held_by(
+        &self,
+        kind: ResourceKind,
+        action: &str,
+        resource: &str,
+    ) -> Option<&ResourceGrant> {
+        let mut allow = self.allow.iter();
+        allow.find(|grant| grant.hits(kind, action, resource))
     }
 
     /// Whether `action` on the canonical `resource` is denied, whatever else
