@@ -1,16 +1,12 @@
 //! Nothing acknowledged is lost when the process is killed.
 
-use crate::random;
-use alknet_core::{
-    AuditRow, PeerId,
-    storage::{
-        AuditFilter, AuditLog, Begin, IdempotencyScope, IdempotencyStore, IdentityChange,
-        IdentityStore, NodeKey, PeerRecord, Timestamp,
-    },
+use crate::{
+    random,
+    support::{self, Ledger, scope},
 };
-use alknet_store::{JobError, Store};
+use alknet_core::storage::{Begin, IdempotencyStore, Timestamp};
+use alknet_store::Store;
 use std::{
-    collections::HashSet,
     env,
     fs::{self, File},
     io::Write,
@@ -22,7 +18,6 @@ use std::{
 
 /// Where the child works, and which round it is.
 const CHILD: &str = "ALKNET_STORE_TEST_CHILD";
-const FULL: &str = "ALKNET_TEST_FULL";
 
 #[test]
 fn slow_a_kill_at_any_moment_loses_nothing_acknowledged() {
@@ -30,11 +25,7 @@ fn slow_a_kill_at_any_moment_loses_nothing_acknowledged() {
         let (round, dir) = order.split_once(':').unwrap();
         return write_until_killed(Path::new(dir), round.parse().unwrap());
     }
-    let rounds = if env::var(FULL).is_ok_and(|full| full == "1") {
-        200
-    } else {
-        5
-    };
+    let rounds = if support::is_full() { 200 } else { 5 };
     let dir = tempfile::tempdir().unwrap();
     let mut kills = Vec::new();
     let mut found = 0;
@@ -115,143 +106,29 @@ fn write_until_killed(dir: &Path, round: usize) {
 
 async fn write_and_note(store: Store, mut log: File, writer: String) {
     for n in 0_u64.. {
-        let id = format!("{writer}-n{n}");
-        let kind = match n % 3 {
-            0 => {
-                store.append(vec![row("test/append", &id)]).await.unwrap();
-                "row"
-            }
-            1 => {
-                let mut peer = PeerRecord::new(PeerId::parse(&id).unwrap(), Timestamp(0));
-                peer.node_keys = vec![NodeKey {
-                    key: key_of(&id),
-                    until: None,
-                }];
-                store
-                    .apply(IdentityChange::AddPeer(peer), row("peers/add", &id))
-                    .await
-                    .unwrap();
-                "peer"
-            }
-            _ => {
-                store
-                    .begin(&scope(&id), [0; 32], 1, Timestamp(0))
-                    .await
-                    .unwrap();
-                store
-                    .finish(&scope(&id), id.clone().into_bytes())
-                    .await
-                    .unwrap();
-                "call"
-            }
-        };
-        log.write_all(format!("{kind} {id}\n").as_bytes()).unwrap();
+        let line = support::write_one(&store, n, &format!("{writer}-n{n}")).await;
+        log.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
-}
-
-fn row(operation: &str, id: &str) -> AuditRow {
-    AuditRow {
-        call_id: id.into(),
-        ..AuditRow::event(Timestamp(0), "owner", operation)
-    }
-}
-
-fn scope(id: &str) -> IdempotencyScope {
-    IdempotencyScope {
-        caller: "ada".into(),
-        originator: "ada".into(),
-        operation: "a/b".into(),
-        key: id.into(),
-    }
-}
-
-fn key_of(id: &str) -> [u8; 32] {
-    let mut key = [0; 32];
-    key[..id.len()].copy_from_slice(id.as_bytes());
-    key
 }
 
 /// Looks for what was acknowledged in this round and all before; returns how
 /// much that was.
 fn check(dir: &Path, round: usize, kills: &[Duration]) -> usize {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let store = Store::open(&dir.join("alknet.db")).unwrap();
-        assert_sound(&store).await;
-        let peers = store.load().await.unwrap().peers;
-        let peers: HashSet<String> = peers.into_iter().map(|peer| peer.id.to_string()).collect();
-        assert_eq!(
-            peers,
-            call_ids(&store, "peers/add").await,
-            "peers and their audit rows, kills {kills:?}"
-        );
-        let rows = call_ids(&store, "test/append").await;
-        let mut found = 0;
-        for round in 0..=round {
-            // A round that was killed early has no log.
-            let log = fs::read_to_string(log_of(dir, round)).unwrap_or_default();
-            for line in log
-                .split_inclusive('\n')
-                .filter_map(|line| line.strip_suffix('\n'))
-            {
-                let (kind, id) = line.split_once(' ').unwrap();
-                let kept = match kind {
-                    "row" => rows.contains(id),
-                    "peer" => peers.contains(id),
-                    _ => is_done(&store, id).await,
-                };
-                assert!(kept, "{line} was acknowledged and is lost, kills {kills:?}");
-                found += 1;
-            }
-        }
-        assert!(found == 0 || store.unclean_start());
-        store.close().await;
-        found
-    })
-}
-
-async fn assert_sound(store: &Store) {
-    let found = store.read(|c| {
-        let integrity: String = c
-            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-            .unwrap();
-        let dangling: i64 = c
-            .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| {
-                row.get(0)
-            })
-            .unwrap();
-        Ok::<_, JobError>((integrity, dangling))
-    });
-    assert_eq!(found.await.unwrap(), ("ok".to_owned(), 0));
-}
-
-async fn call_ids(store: &Store, operation: &str) -> HashSet<String> {
-    let mut ids = HashSet::new();
-    let mut filter = AuditFilter {
-        operation: Some(operation.into()),
-        limit: Some(1_000),
-        ..AuditFilter::default()
-    };
-    loop {
-        let page = store.list(&filter).await.unwrap();
-        let Some((oldest, _)) = page.last() else {
-            return ids;
-        };
-        filter.before = Some(*oldest);
-        ids.extend(page.into_iter().map(|(_, row)| row.call_id));
+    let store = Store::open(&dir.join("alknet.db")).unwrap();
+    let mut ledger = Ledger::default();
+    for round in 0..=round {
+        // A round that was killed early has no log.
+        let log = fs::read_to_string(log_of(dir, round)).unwrap_or_default();
+        // Half a line is no acknowledgement.
+        let lines = log.split_inclusive('\n');
+        lines
+            .filter_map(|line| line.strip_suffix('\n'))
+            .for_each(|line| ledger.add(line));
     }
-}
-
-async fn is_done(store: &Store, id: &str) -> bool {
-    let id = id.to_owned();
-    let outcome = store.read(move |c| {
-        let sql = "SELECT outcome FROM idempotency WHERE key = ?1 AND caller = 'ada' AND originator = 'ada'
-            AND operation = 'a/b'";
-        Ok::<_, JobError>(c.query_row(sql, [&id], |row| row.get::<_, Vec<u8>>(0)).is_ok_and(|found| found == id.as_bytes()))
-    });
-    outcome.await.unwrap()
+    assert!(ledger.len() == 0 || store.unclean_start());
+    let missing = ledger.missing_from(store);
+    assert!(missing.is_empty(), "{missing:?}, kills {kills:?}");
+    ledger.len()
 }
 
 /// The states of a keyed call across a crash.

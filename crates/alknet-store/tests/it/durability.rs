@@ -1,6 +1,7 @@
 //! The disk has it before the caller hears of it. A kill keeps what the
 //! system has cached, so only the system calls can tell.
 
+use crate::support::skip;
 use alknet_core::{
     AuditRow,
     storage::{AuditLog, Timestamp},
@@ -72,31 +73,14 @@ fn trace(sync: &str) -> Option<String> {
         .output();
     let child = match child {
         Ok(child) => child,
-        Err(error) => return skip(&format!("strace cannot be run: {error}")),
+        Err(error) => return skip(NAME, &format!("strace cannot be run: {error}")),
     };
     let said = String::from_utf8_lossy(&child.stderr);
     if said.contains("PTRACE") && said.contains("not permitted") {
-        return skip("tracing is not permitted here");
+        return skip(NAME, "tracing is not permitted here");
     }
     assert!(child.status.success(), "{said}");
     Some(fs::read_to_string(out).unwrap())
-}
-
-/// A test that cannot run says so where skips are counted.
-fn skip(reason: &str) -> Option<String> {
-    let line = format!("SKIP: alknet-store {NAME}: {reason}\n");
-    match env::var_os("ALKNET_SKIP_LOG") {
-        Some(log) => File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .unwrap()
-            .write_all(line.as_bytes())
-            .unwrap(),
-        #[expect(clippy::print_stderr, reason = "nobody counts skips here")]
-        None => eprint!("skipped: {line}"),
-    }
-    None
 }
 
 /// For each reply, whether SQLite's log was synced since the one before.

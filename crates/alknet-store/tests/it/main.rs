@@ -1,13 +1,19 @@
 //! The store on a real file system.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
+mod bans;
 mod conformance;
 mod crash;
+mod credentials;
 mod durability;
 mod format;
+mod format_2;
 mod lock;
 mod open;
 mod places;
+mod power;
+mod support;
 mod writer;
 
 use alknet_store::Store;
