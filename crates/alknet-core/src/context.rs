@@ -10,6 +10,7 @@ use crate::{
     name::{OperationName, OperationPattern, PeerId},
     permit::Permit,
     registry::Entry,
+    secret::Secret,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -274,6 +275,33 @@ impl Context {
     #[must_use]
     pub fn capability<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.0.entry.capabilities().find()
+    }
+
+    /// A credential that this operation declared when it was registered.
+    /// Neither an operation that it calls nor the one that called it has it.
+    ///
+    /// The secret is the one stored at this moment; a call that holds it keeps
+    /// it while it runs.
+    ///
+    /// # Errors
+    ///
+    /// `UNAVAILABLE` if it was removed, or the vault was locked, since the call
+    /// began; `INTERNAL` if the operation did not declare it.
+    pub fn credential(&self, provider: &str, account: &str) -> Result<Arc<Secret>, CallError> {
+        let mut slots = self.0.entry.credentials().iter();
+        let slot = slots.find(|slot| {
+            slot.name().provider() == provider && slot.name().account() == account
+        });
+        match slot {
+            Some(slot) => slot.secret(self.0.door.node_name()),
+            None => {
+                let operation = self.operation();
+                let cause = format!(
+                    "`{operation}` asks for credential `{provider}/{account}`, which it does not declare"
+                );
+                Err(CallError::internal(self.call_id(), &cause))
+            }
+        }
     }
 
     /// Reports progress to the caller, if it listens.

@@ -100,6 +100,10 @@ pub(crate) async fn begin(
     if spec.kind != Kind::Mutation || entry.peer().is_some() {
         return Ok(Keyed::Plain);
     }
+    // A hash of a passphrase could be tried out.
+    if entry.has_secret_input() {
+        return Ok(Keyed::Plain);
+    }
     let most = door.limits().idempotency_key_bytes_max;
     if key.is_empty() || key.len() > most {
         let message = format!("an idempotency key has 1 to {most} bytes");

@@ -4,6 +4,7 @@ use crate::{
     access::{Access, AccessControl, JsonPointer, ResourceRule},
     call::{Input, Output},
     context::{Authority, Capabilities, Context, Reach, ReachRule},
+    credential::{CredentialName, CredentialSlot},
     error::{CallError, ErrorCode},
     handler::{ChannelOpening, Handler, ItemStream},
     identity::Identity,
@@ -27,6 +28,8 @@ pub struct Registration {
     pub(crate) handler: Handler,
     pub(crate) authority: Option<Authority>,
     pub(crate) capabilities: Capabilities,
+    pub(crate) credentials: Vec<Arc<CredentialSlot>>,
+    pub(crate) secret_input: bool,
     pub(crate) imported: bool,
     pub(crate) foreign_name: Option<String>,
     pub(crate) problems: Vec<String>,
@@ -43,10 +46,28 @@ impl Registration {
             handler,
             authority: None,
             capabilities: Capabilities::default(),
+            credentials: Vec::new(),
+            secret_input: false,
             imported: true,
             foreign_name,
             problems: Vec::new(),
         }
+    }
+
+    /// Declares a credential, as [`OperationBuilder::credential`] does.
+    #[must_use]
+    pub fn with_credential(mut self, name: CredentialName) -> Self {
+        if !self.credentials.iter().any(|slot| *slot.name() == name) {
+            self.credentials.push(Arc::new(CredentialSlot::new(name)));
+        }
+        self
+    }
+
+    /// The places of the credentials that it declared, for the assembly to
+    /// fill.
+    #[must_use]
+    pub fn credentials(&self) -> &[Arc<CredentialSlot>] {
+        &self.credentials
     }
 
     /// The name, as it was given.
@@ -110,6 +131,8 @@ pub struct OperationBuilder {
     deprecated: Option<String>,
     authority: Option<Authority>,
     capabilities: Capabilities,
+    credentials: Vec<CredentialName>,
+    secret_input: bool,
     problems: Vec<String>,
 }
 
@@ -134,6 +157,8 @@ impl OperationBuilder {
             deprecated: None,
             authority: None,
             capabilities: Capabilities::default(),
+            credentials: Vec::new(),
+            secret_input: false,
             problems: Vec::new(),
         }
     }
@@ -302,6 +327,14 @@ impl OperationBuilder {
         self
     }
 
+    /// The input holds a secret: no hash of it is kept for a call with an
+    /// idempotency key, which is taken and has no effect. Repeating such a call
+    /// must do no harm.
+    pub fn secret_input(mut self) -> Self {
+        self.secret_input = true;
+        self
+    }
+
     /// Declares a domain error.
     pub fn error(mut self, error: ErrorSpec) -> Self {
         self.errors.push(error);
@@ -434,6 +467,18 @@ impl OperationBuilder {
         self
     }
 
+    /// Needs the secret that the node keeps under this provider and account;
+    /// see [`CredentialName`]. It is handed to this operation alone, which takes
+    /// it with [`Context::credential`]. As long as it is missing, or the vault is
+    /// locked, calls end with `UNAVAILABLE`, which says so.
+    pub fn credential(mut self, provider: &str, account: &str) -> Self {
+        match CredentialName::new(provider, account) {
+            Ok(name) => self.credentials.push(name),
+            Err(error) => self.problems.push(error.to_string()),
+        }
+        self
+    }
+
     /// Answers once.
     pub fn handler<I, O, F, R>(self, run: F) -> Registration
     where
@@ -544,16 +589,21 @@ impl OperationBuilder {
                 deprecated: self.deprecated,
             }),
         };
-        Registration {
+        let registration = Registration {
             name: self.name,
             spec,
             handler,
             authority: self.authority,
             capabilities: self.capabilities,
+            credentials: Vec::new(),
+            secret_input: self.secret_input,
             imported: false,
             foreign_name: None,
             problems,
-        }
+        };
+        self.credentials
+            .into_iter()
+            .fold(registration, Registration::with_credential)
     }
 }
 

@@ -48,6 +48,10 @@ CREATE TABLE credentials (
   PRIMARY KEY (provider, account)
 ) STRICT, WITHOUT ROWID;
 
+-- Under which version of it the secret of a network is sealed; 0 for those
+-- that were sealed before there were versions.
+ALTER TABLE networks ADD COLUMN key_version INTEGER NOT NULL DEFAULT 0;
+
 -- Addresses, node keys and peers that are shut out for a while.
 CREATE TABLE bans (
   target TEXT NOT NULL PRIMARY KEY,

@@ -1,8 +1,8 @@
 //! The durable storage of a node: SQLite adapters of the storage traits of
 //! [`alknet_core::storage`], in one file.
 //!
-//! [`Store`] is [`IdentityStore`], [`AuditLog`], [`IdempotencyStore`] and
-//! [`ImportStore`] at once. What it acknowledged is durable: the file is in
+//! [`Store`] is [`IdentityStore`], [`AuditLog`], [`EventLog`],
+//! [`IdempotencyStore`] and [`ImportStore`] at once. What it acknowledged is durable: the file is in
 //! WAL mode with `synchronous=FULL`, so that a reply follows an fsync. One
 //! thread writes; changes that arrive while it waits for the disk share the
 //! next transaction, each in a savepoint of its own. A few more connections
@@ -37,10 +37,16 @@
 //!
 //! [`IdentityStore`]: alknet_core::storage::IdentityStore
 //! [`AuditLog`]: alknet_core::storage::AuditLog
+//! [`EventLog`]: alknet_core::storage::EventLog
 //! [`IdempotencyStore`]: alknet_core::storage::IdempotencyStore
 //! [`ImportStore`]: alknet_core::storage::ImportStore
 
 mod audit;
+mod backup;
+mod bans;
+mod credentials;
+pub mod events;
+mod facts;
 mod fault;
 mod idempotency;
 mod identity;
@@ -55,6 +61,10 @@ mod store;
 mod writer;
 
 pub use crate::{
+    backup::{CopyStoreError, Settled, StoreCopy},
+    bans::KeptBan,
+    credentials::{OtherVault, Resealed, Resealing, SealedRow},
+    facts::StoreFacts,
     fault::JobError,
     lock::{InstanceLock, LockError},
     open::OpenStoreError,

@@ -22,6 +22,9 @@ pub struct KeptPlace {
 pub struct KeptNetwork {
     /// Tells networks apart; made of the secret, and says nothing of it.
     pub id: [u8; 16],
+    /// Under which version of the sealing key; 0 if sealed by a release before
+    /// there were versions.
+    pub key_version: u32,
     /// The secret, sealed by whoever hands it over.
     pub sealed: Vec<u8>,
 }
@@ -92,17 +95,7 @@ impl Store {
     ///
     /// [`StoreError`] if they cannot be read.
     pub async fn networks(&self) -> Result<Vec<KeptNetwork>, StoreError> {
-        let read = self.read(|connection| {
-            let sql = "SELECT id, sealed FROM networks ORDER BY position";
-            let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map([], |row| {
-                Ok(KeptNetwork {
-                    id: row.get(0)?,
-                    sealed: row.get(1)?,
-                })
-            })?;
-            Ok::<_, Fault>(rows.collect::<rusqlite::Result<Vec<_>>>()?)
-        });
+        let read = self.read(|connection| Ok::<_, Fault>(networks(connection)?));
         Ok(read.await?)
     }
 
@@ -115,9 +108,10 @@ impl Store {
     pub async fn put_networks(&self, networks: Vec<KeptNetwork>) -> Result<(), StoreError> {
         let put = self.write(move |connection| {
             connection.execute("DELETE FROM networks", [])?;
-            let sql = "INSERT INTO networks (id, position, sealed) VALUES (?1, ?2, ?3)";
+            let sql = "INSERT INTO networks (id, position, key_version, sealed)
+                VALUES (?1, ?2, ?3, ?4)";
             for (position, network) in (0_i64..).zip(&networks) {
-                let row = params![network.id, position, network.sealed];
+                let row = params![network.id, position, network.key_version, network.sealed];
                 connection.prepare_cached(sql)?.execute(row)?;
             }
             let sql = "DELETE FROM address_records WHERE network NOT IN (SELECT id FROM networks)";
@@ -181,6 +175,20 @@ impl Store {
         });
         Ok(forgotten.await?)
     }
+}
+
+/// The networks of the node, its own first.
+pub(crate) fn networks(connection: &Connection) -> rusqlite::Result<Vec<KeptNetwork>> {
+    let sql = "SELECT id, key_version, sealed FROM networks ORDER BY position";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([], |row| {
+        Ok(KeptNetwork {
+            id: row.get(0)?,
+            key_version: row.get(1)?,
+            sealed: row.get(2)?,
+        })
+    })?;
+    rows.collect()
 }
 
 fn forget_strangers(connection: &Connection) -> rusqlite::Result<()> {

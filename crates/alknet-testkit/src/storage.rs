@@ -7,6 +7,7 @@
 
 mod audit;
 mod calls;
+mod credentials;
 mod events;
 mod identities;
 mod imports;
@@ -14,7 +15,7 @@ mod keys;
 
 use alknet_core::{
     AuditRow,
-    storage::{AuditLog, EventLog, IdempotencyStore, IdentityStore, ImportStore, Timestamp},
+    storage::{AuditLog, CredentialStore, EventLog, IdempotencyStore, IdentityStore, ImportStore, Timestamp},
 };
 pub use self::events::Outbox;
 
@@ -38,6 +39,26 @@ pub struct Identities {
 pub async fn identity_store(make: impl AsyncFn() -> Identities) {
     check(&make, identities::RULES).await;
     check(&make, keys::RULES).await;
+}
+
+/// A store of credentials, and the logs that its changes are recorded in.
+#[derive(Clone)]
+pub struct Credentials {
+    /// The store.
+    pub store: Arc<dyn CredentialStore>,
+    /// Its audit log.
+    pub audit: Arc<dyn AuditLog>,
+    /// Its events.
+    pub events: Arc<dyn EventLog>,
+}
+
+/// Checks every rule of [`CredentialStore`].
+///
+/// # Panics
+///
+/// If a rule is broken; the message names all that are.
+pub async fn credential_store(make: impl AsyncFn() -> Credentials) {
+    check(make, credentials::RULES).await;
 }
 
 /// Checks every rule of [`AuditLog`].

@@ -511,8 +511,8 @@ pub trait AuditLog: Send + Sync + 'static {
 
     /// Removes the oldest rows while they are older than `before` or more than
     /// `rows_max` are kept, at most `batch` of them; returns how many went. If
-    /// any did, `row` is written with them, and says so.
-    async fn prune(
+    /// any did, `row` is written with them, says so, and counts too.
+    async fn prune_rows(
         &self,
         before: Timestamp,
         rows_max: u64,

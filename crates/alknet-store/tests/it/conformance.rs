@@ -4,12 +4,12 @@ use crate::store;
 use alknet_core::{
     AuditOutcome, AuditRow,
     storage::{
-        AuditFilter, AuditLog, MemoryAuditLog, MemoryIdempotencyStore, MemoryIdentityStore,
-        MemoryImportStore, Timestamp,
+        AuditFilter, AuditLog, MemoryAuditLog, MemoryCredentialStore, MemoryEventLog,
+        MemoryIdempotencyStore, MemoryIdentityStore, MemoryImportStore, Timestamp,
     },
 };
 use alknet_store::Store;
-use alknet_testkit::storage::{self, Identities};
+use alknet_testkit::storage::{self, Credentials, Identities, Outbox};
 use proptest::{prelude::*, test_runner::TestRunner};
 use std::{cell::RefCell, sync::Arc};
 use tempfile::TempDir;
@@ -52,6 +52,34 @@ async fn identities_in_memory_follow_the_rules() {
 }
 
 #[tokio::test]
+async fn credentials_follow_the_rules() {
+    let stores = Stores::default();
+    storage::credential_store(async || {
+        let store = stores.make();
+        Credentials {
+            store: store.clone(),
+            audit: store.clone(),
+            events: store,
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn credentials_in_memory_follow_the_rules() {
+    storage::credential_store(async || {
+        let audit = Arc::new(MemoryAuditLog::default());
+        let store = Arc::new(MemoryCredentialStore::new(audit.clone()));
+        Credentials {
+            events: store.events(),
+            store,
+            audit,
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_audit_log_follows_the_rules() {
     let stores = Stores::default();
     storage::audit_log(async || stores.make()).await;
@@ -60,6 +88,45 @@ async fn the_audit_log_follows_the_rules() {
 #[tokio::test]
 async fn the_audit_log_in_memory_follows_the_rules() {
     storage::audit_log(async || Arc::new(MemoryAuditLog::default())).await;
+}
+
+#[tokio::test]
+async fn events_follow_the_rules() {
+    let stores = Stores::default();
+    storage::event_log(async || stores.make()).await;
+}
+
+#[tokio::test]
+async fn events_in_memory_follow_the_rules() {
+    storage::event_log(async || Arc::new(MemoryEventLog::default())).await;
+}
+
+#[tokio::test]
+async fn changes_and_their_events_are_one() {
+    let stores = Stores::default();
+    storage::outbox(async || {
+        let store = stores.make();
+        Outbox {
+            store: store.clone(),
+            events: store.clone(),
+            audit: store,
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn changes_and_their_events_are_one_in_memory() {
+    storage::outbox(async || {
+        let audit = Arc::new(MemoryAuditLog::default());
+        let store = Arc::new(MemoryIdentityStore::new(audit.clone()));
+        Outbox {
+            events: store.events(),
+            store,
+            audit,
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -96,6 +163,15 @@ fn rows() -> impl Strategy<Value = Vec<AuditRow>> {
     let row = row.prop_map(
         |(caller, operation, outcome, at, call_id, parent_id)| AuditRow {
             outcome: AuditOutcome::code(outcome.into()),
+            // The same texts elsewhere: whatever was mixed up would be found.
+            originator: parent_id.as_ref().map(|_| operation.clone()),
+            route: parent_id
+                .as_ref()
+                .map(|parent| format!("{caller}/{parent}")),
+            resource: (at % 2 == 0).then(|| operation.clone()),
+            key: parent_id.clone(),
+            transport: Some(caller.clone()),
+            duration_us: at.unsigned_abs() * 1_000,
             call_id,
             parent_id,
             ..AuditRow::event(Timestamp(at * 1_000), &caller, &operation)
@@ -126,8 +202,21 @@ fn filters() -> impl Strategy<Value = AuditFilter> {
         cursor(),
         prop::option::of(0_u32..80),
     );
-    (names, window).prop_map(
-        |((caller, operation, outcome, call_id), (since, until, after, before, limit))| {
+    let ways = (
+        text("[a-c]?/?[a-b]?\\*?"),
+        text("[a-c]?/?[a-b]?\\*?"),
+        text("[a-cx-z/]?"),
+        text("[x-z]"),
+        text("[a-c]"),
+        prop::option::weighted(0.2, 0_u64..20),
+        any::<bool>(),
+    );
+    (names, window, ways).prop_map(
+        |(
+            (caller, operation, outcome, call_id),
+            (since, until, after, before, limit),
+            (originator, resource, route, key, transport, took_ms_min, oldest_first),
+        )| {
             AuditFilter {
                 caller,
                 operation,
@@ -138,6 +227,14 @@ fn filters() -> impl Strategy<Value = AuditFilter> {
                 after,
                 before,
                 limit,
+                originator,
+                resource,
+                route,
+                key,
+                transport,
+                took_ms_min,
+                oldest_first,
+                surface: None,
             }
         },
     )

@@ -71,6 +71,7 @@ async fn a_removed_peer_and_a_stranger_have_no_places() {
 fn network(id: u8) -> KeptNetwork {
     KeptNetwork {
         id: [id; 16],
+        key_version: 3,
         sealed: vec![id; 72],
     }
 }
