@@ -1,7 +1,10 @@
 //! Whether the last run ended in order.
 
-use crate::{Store, fault::Fault};
-use alknet_core::storage::StoreError;
+use crate::{Store, audit, events, fault::Fault};
+use alknet_core::{
+    AuditRow,
+    storage::{NewEvent, StoreError},
+};
 use rusqlite::{Connection, OptionalExtension};
 
 const RUNNING: &str = "running";
@@ -30,7 +33,21 @@ impl Store {
     ///
     /// [`StoreError`] if it cannot be written.
     pub async fn mark_running(&self) -> Result<(), StoreError> {
-        self.mark("1").await
+        self.begin_run(Vec::new(), Vec::new()).await
+    }
+
+    /// [`Store::mark_running`], in one transaction with what there is to say
+    /// of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if it cannot be written.
+    pub async fn begin_run(
+        &self,
+        events: Vec<NewEvent>,
+        rows: Vec<AuditRow>,
+    ) -> Result<(), StoreError> {
+        self.mark("1", events, rows).await
     }
 
     /// Notes durably that everything was handed over; the last act of a node
@@ -40,14 +57,33 @@ impl Store {
     ///
     /// [`StoreError`] if it cannot be written.
     pub async fn mark_clean(&self) -> Result<(), StoreError> {
-        self.mark("0").await
+        self.end_run(Vec::new()).await
     }
 
-    async fn mark(&self, value: &'static str) -> Result<(), StoreError> {
+    /// [`Store::mark_clean`], in one transaction with the events that tell of
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if it cannot be written.
+    pub async fn end_run(&self, events: Vec<NewEvent>) -> Result<(), StoreError> {
+        self.mark("0", events, Vec::new()).await
+    }
+
+    async fn mark(
+        &self,
+        value: &'static str,
+        told: Vec<NewEvent>,
+        rows: Vec<AuditRow>,
+    ) -> Result<(), StoreError> {
         let marked = self.write(move |connection| {
             let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)
                 ON CONFLICT (key) DO UPDATE SET value = excluded.value";
             connection.execute(sql, [RUNNING, value])?;
+            rows.iter()
+                .try_for_each(|row| audit::insert(connection, row))?;
+            told.iter()
+                .try_for_each(|event| events::insert(connection, event))?;
             Ok::<_, Fault>(())
         });
         Ok(marked.await?)

@@ -1,7 +1,7 @@
 //! Opens the file, or says why not.
 
 use crate::{
-    meta,
+    events, meta,
     migrate::{self, Found, MIGRATIONS},
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
@@ -154,6 +154,7 @@ pub(crate) fn open(path: &Path, options: OpenOptions) -> Result<Opened, OpenStor
     })?;
     attach_honker(&mut writer).map_err(sqlite)?;
     assert_durable(path, &writer, options)?;
+    events::ensure_epoch(&writer).map_err(sqlite)?;
     let found_running = meta::is_running(&writer).map_err(sqlite)?;
     let readers: rusqlite::Result<Vec<_>> = (0..READERS).map(|_| connect_reader(path)).collect();
     Ok(Opened {
@@ -163,18 +164,41 @@ pub(crate) fn open(path: &Path, options: OpenOptions) -> Result<Opened, OpenStor
     })
 }
 
-/// Looks at an existing file without changing it.
-pub(crate) fn check(path: &Path) -> Result<(), OpenStoreError> {
+/// An existing file, to be read.
+pub(crate) struct Existing {
+    pub(crate) connection: Connection,
+    /// 0 if nothing was ever written to it.
+    pub(crate) format: u32,
+}
+
+/// Opens an existing file, which may be in use, without changing it.
+pub(crate) fn existing(path: &Path) -> Result<Existing, OpenStoreError> {
     let failed = |source| OpenStoreError::Io {
         path: path.into(),
         source,
     };
     refuse_exposed(path).map_err(failed)??;
+    let connection = connect_reader(path).map_err(|source| sqlite_error(path, source))?;
+    let format = format_of(path, &connection)?;
+    Ok(Existing { connection, format })
+}
+
+/// What SQLite said of the store at `path`.
+pub(crate) fn sqlite_error(path: &Path, source: rusqlite::Error) -> OpenStoreError {
+    OpenStoreError::sqlite(path, source)
+}
+
+/// Looks at an existing file without changing it; `deep` reads the indexes
+/// against their tables, too.
+pub(crate) fn check(path: &Path, deep: bool) -> Result<(), OpenStoreError> {
     let sqlite = |source| OpenStoreError::sqlite(path, source);
-    let reader = connect_reader(path).map_err(sqlite)?;
-    format_of(path, &reader)?;
+    let reader = existing(path)?.connection;
+    let check = match deep {
+        true => "PRAGMA integrity_check(1)",
+        false => "PRAGMA quick_check(1)",
+    };
     let found: String = reader
-        .query_row("PRAGMA quick_check(1)", (), |row| row.get(0))
+        .query_row(check, (), |row| row.get(0))
         .map_err(sqlite)?;
     if found == "ok" {
         return Ok(());

@@ -1,10 +1,11 @@
 //! The store: one writer, a few readers, one file.
 
 use crate::{
+    audit, events,
     fault::JobError,
     open::{self, OpenOptions, OpenStoreError, Opened},
     readers::Readers,
-    writer::{self, Counters, Job, QUEUE_JOBS_MAX},
+    writer::{self, Counters, Job, Newest, QUEUE_JOBS_MAX},
 };
 use rusqlite::Connection;
 use std::{
@@ -28,6 +29,8 @@ struct Inner {
     jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
     readers: Arc<Readers>,
     counters: Arc<Counters>,
+    /// The newest numbers, turned after the commit.
+    newest: Newest<watch::Receiver<u64>>,
     /// Turns true, or loses its sender, when the writer has ended.
     ended: watch::Receiver<bool>,
     writer: Option<JoinHandle<()>>,
@@ -66,7 +69,17 @@ impl Store {
     ///
     /// [`OpenStoreError`], as [`Store::open`] would give.
     pub fn check(path: &Path) -> Result<(), OpenStoreError> {
-        open::check(path)
+        open::check(path, false)
+    }
+
+    /// The same with SQLite's `integrity_check`, which compares indexes with
+    /// their tables, too, and takes several times as long.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenStoreError`], as [`Store::open`] would give.
+    pub fn check_deep(path: &Path) -> Result<(), OpenStoreError> {
+        open::check(path, true)
     }
 
     #[doc(hidden)]
@@ -78,11 +91,21 @@ impl Store {
         } = open::open(path, options)?;
         let counters = Arc::new(Counters::default());
         let (jobs, queue) = mpsc::channel(QUEUE_JOBS_MAX);
+        let sqlite = |source| OpenStoreError::Sqlite {
+            path: path.into(),
+            source,
+        };
+        let (told_rows, rows) = watch::channel(audit::newest(&writer).map_err(sqlite)?);
+        let (told_events, events) = watch::channel(events::newest(&writer).map_err(sqlite)?);
+        let told = Newest {
+            rows: told_rows,
+            events: told_events,
+        };
         let (end, ended) = watch::channel(false);
         let writer = thread::Builder::new().name("alknet-store".into()).spawn({
             let counters = counters.clone();
             move || {
-                writer::run(writer, queue, &counters);
+                writer::run(writer, queue, &counters, &told);
                 end.send_replace(true);
             }
         });
@@ -96,6 +119,7 @@ impl Store {
             jobs: Mutex::new(Some(jobs)),
             readers: Arc::new(Readers::new(readers)),
             counters,
+            newest: Newest { rows, events },
             ended,
             writer: Some(writer),
         })))
@@ -173,6 +197,14 @@ impl Store {
             jobs: counters.jobs.load(Ordering::Relaxed),
             commits: counters.commits.load(Ordering::Relaxed),
         }
+    }
+
+    pub(crate) fn newest_number(&self) -> watch::Receiver<u64> {
+        self.0.newest.events.clone()
+    }
+
+    pub(crate) fn newest_audit_row(&self) -> watch::Receiver<u64> {
+        self.0.newest.rows.clone()
     }
 
     pub(crate) fn found_running(&self) -> bool {

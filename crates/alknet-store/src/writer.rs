@@ -5,7 +5,7 @@
 //! fsync serves many and a failing job undoes only itself. Replies go out
 //! after the commit.
 
-use crate::fault::JobError;
+use crate::{audit, events, fault::JobError};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Jobs that may wait; a full queue slows its callers down.
 pub(crate) const QUEUE_JOBS_MAX: usize = 1_024;
@@ -33,6 +33,12 @@ const GATHER_STEP: Duration = Duration::from_micros(50);
 pub(crate) struct Counters {
     pub(crate) jobs: AtomicU64,
     pub(crate) commits: AtomicU64,
+}
+
+/// Something for each of the two logs: of rows and of events.
+pub(crate) struct Newest<T> {
+    pub(crate) rows: T,
+    pub(crate) events: T,
 }
 
 /// A change that somebody waits for.
@@ -100,13 +106,14 @@ pub(crate) fn run(
     mut connection: Connection,
     mut queue: mpsc::Receiver<Box<dyn Job>>,
     counters: &Counters,
+    told: &Newest<watch::Sender<u64>>,
 ) {
     let mut last = 0;
     while let Some(first) = queue.blocking_recv() {
         let mut group = VecDeque::from([first]);
         gather(&mut queue, &mut group, last);
         last = group.len();
-        commit(&mut connection, group, counters);
+        commit(&mut connection, group, counters, told);
     }
     close(connection);
 }
@@ -133,7 +140,12 @@ fn gather(
 }
 
 /// Runs all jobs of the group, in as few transactions as possible.
-fn commit(connection: &mut Connection, mut waiting: VecDeque<Box<dyn Job>>, counters: &Counters) {
+fn commit(
+    connection: &mut Connection,
+    mut waiting: VecDeque<Box<dyn Job>>,
+    counters: &Counters,
+    told: &Newest<watch::Sender<u64>>,
+) {
     while !waiting.is_empty() {
         let mut ran = Vec::with_capacity(waiting.len());
         let committed = transact(connection, &mut waiting, &mut ran);
@@ -144,8 +156,25 @@ fn commit(connection: &mut Connection, mut waiting: VecDeque<Box<dyn Job>>, coun
         if let Err(error) = &committed {
             tracing::error!(jobs = ran.len(), cause = %Chain(error), "a transaction was lost");
         }
+        tell(connection, told);
         for job in ran {
             job.reply(committed.clone());
+        }
+    }
+}
+
+/// Wakes those who follow audit rows or events, if there are new ones.
+fn tell(connection: &Connection, told: &Newest<watch::Sender<u64>>) {
+    for (newest, told) in [
+        (audit::newest(connection), &told.rows),
+        (events::newest(connection), &told.events),
+    ] {
+        match newest {
+            Ok(newest) => {
+                told.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+            }
+            // The next commit tells of these too.
+            Err(error) => tracing::warn!(cause = %Chain(&error), "followers wait longer"),
         }
     }
 }

@@ -167,6 +167,12 @@ impl IdentityIndex {
         self.0.bump();
     }
 
+    /// Announces that rights have changed by something that is not stored
+    /// here: running calls are checked again.
+    pub fn announce(&self) {
+        self.0.bump();
+    }
+
     /// The roles in force.
     #[must_use]
     pub fn roles(&self) -> Arc<RoleSet> {

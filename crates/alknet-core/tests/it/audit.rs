@@ -4,7 +4,7 @@ use crate::world::{Audited, World, echo, echo_channel, echo_stream, fails, peer}
 use alknet_core::{
     AuditRow, AuditWriter, Call, CallError, Caller, Change, ErrorCode, ErrorSpec, Handler,
     Operation, Originator, Output, Registration, Surface,
-    storage::{AuditFilter, AuditLog, StoreError, Timestamp},
+    storage::{AuditFilter, AuditLog, AuditSpan, StoreError, Timestamp},
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -326,6 +326,24 @@ impl AuditLog for Fickle {
 
     async fn list(&self, _: &AuditFilter) -> Result<Vec<(u64, AuditRow)>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn span(&self) -> Result<AuditSpan, StoreError> {
+        Ok(AuditSpan::default())
+    }
+
+    fn written(&self) -> tokio::sync::watch::Receiver<u64> {
+        tokio::sync::watch::Sender::new(0).subscribe()
+    }
+
+    async fn prune_rows(
+        &self,
+        _before: Timestamp,
+        _rows_max: u64,
+        _batch: u32,
+        _row: AuditRow,
+    ) -> Result<u64, StoreError> {
+        Ok(0)
     }
 }
 

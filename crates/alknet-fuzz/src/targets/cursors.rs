@@ -191,6 +191,12 @@ fn rows() -> Vec<AuditRow> {
                 names[at % 6],
             );
             row.call_id = format!("call-{}", n % 10);
+            row.originator = (n % 5 == 0).then(|| "home/ada".into());
+            row.route = (n % 6 == 1).then(|| "hub/nas".into());
+            row.resource = (n % 7 == 0).then(|| "bucket:www=read".into());
+            row.key = (n % 8 == 2).then(|| "abcdefgh".into());
+            row.transport = (n % 9 == 3).then(|| "owner".into());
+            row.duration_us = u64::from(n) * 500_000;
             row.parent_id = (n % 4 == 0).then(|| format!("call-{}", n % 5));
             if n % 3 == 0 {
                 row.outcome = AuditOutcome::code("NOT_FOUND".into());
@@ -246,6 +252,7 @@ fn audit(data: &[u8]) {
         after: (flags & 32 != 0).then(|| cursor(&mut source)),
         before: (flags & 64 != 0).then(|| cursor(&mut source)),
         limit: (flags & 128 != 0).then(|| u32::from(source.u16()) >> 6),
+        ..ways(&mut source)
     };
     LOGS.with(|logs| {
         logs.runtime.block_on(async {
@@ -255,6 +262,28 @@ fn audit(data: &[u8]) {
             note((found.len(), flags));
         });
     });
+}
+
+/// Where calls came from and went.
+fn ways(source: &mut Source<'_>) -> AuditFilter {
+    let flags = source.byte();
+    let mut text = |bit: u8, common: &[&str]| {
+        (flags & bit != 0).then(|| match source.below(common.len() + 1) {
+            at if at < common.len() => common[at].to_owned(),
+            _ => source.text(12),
+        })
+    };
+    AuditFilter {
+        originator: text(1, &["home/*", "*"]),
+        surface: text(2, &["local", "call"]),
+        route: text(4, &["nas", "hub/nas"]),
+        resource: text(8, &["bucket:*", "*"]),
+        key: text(16, &["abcdefgh"]),
+        transport: text(32, &["owner"]),
+        took_ms_min: (flags & 64 != 0).then(|| cursor(source)),
+        oldest_first: flags & 128 != 0,
+        ..AuditFilter::default()
+    }
 }
 
 /// Small most often, and at the ends of what fits.

@@ -3,7 +3,7 @@
 use super::{Rule, row, rules};
 use alknet_core::{
     AuditOutcome, AuditRow, Surface,
-    storage::{AuditFilter, AuditLog, Timestamp},
+    storage::{AuditFilter, AuditLog, AuditSpan, Timestamp},
 };
 use futures::future::join_all;
 use std::sync::Arc;
@@ -16,6 +16,11 @@ pub(super) const RULES: &[Rule<Arc<dyn AuditLog>>] = rules!(Arc<dyn AuditLog>:
     pages_meet_without_gap_or_overlap,
     a_list_has_100_rows_unless_told_and_never_over_1000,
     batches_of_many_writers_stay_whole,
+    filters_of_where_a_call_came_from_and_went,
+    the_log_can_be_read_forwards,
+    the_oldest_rows_go_when_they_are_too_old_or_too_many,
+    rows_are_numbered_on_after_all_were_removed,
+    followers_are_woken_after_the_commit,
 );
 
 async fn listed(log: &Arc<dyn AuditLog>, filter: AuditFilter) -> Vec<String> {
@@ -345,4 +350,182 @@ async fn batches_of_many_writers_stay_whole(log: Arc<dyn AuditLog>) {
         assert!(batch.iter().all(|(_, row)| row.operation == *operation));
         assert_eq!(order, [0, 1, 2, 3, 4]);
     }
+}
+
+/// Rows with one number each, and what is asked of them.
+async fn filters_of_where_a_call_came_from_and_went(log: Arc<dyn AuditLog>) {
+    let row = |n: u64| AuditRow {
+        duration_us: n,
+        ..row("a/b")
+    };
+    log.append(vec![
+        AuditRow {
+            originator: text("home/ada"),
+            surface: Surface::CALL,
+            ..row(1_999)
+        },
+        AuditRow {
+            originator: text("home"),
+            route: text("nas"),
+            resource: text("bucket:www=read"),
+            ..row(2_000)
+        },
+        AuditRow {
+            route: text("hub/nas"),
+            resource: text("bucket:web=read"),
+            key: text("abcdefgh"),
+            ..row(2_001)
+        },
+        AuditRow {
+            route: text("hub/nas-2"),
+            transport: text("owner"),
+            ..row(u64::MAX)
+        },
+    ])
+    .await
+    .unwrap();
+    let none = AuditFilter::default;
+    let started = |who: &str| AuditFilter {
+        originator: text(who),
+        ..none()
+    };
+    let passed = |peer: &str| AuditFilter {
+        route: text(peer),
+        ..none()
+    };
+    let about = |resource: &str| AuditFilter {
+        resource: text(resource),
+        ..none()
+    };
+    let took = |ms| AuditFilter {
+        took_ms_min: Some(ms),
+        ..none()
+    };
+    let cases: &[(AuditFilter, &[u64])] = &[
+        (started("home/ada"), &[1_999]),
+        (started("home*"), &[2_000, 1_999]),
+        (started("home/*"), &[1_999]),
+        (started("ada"), &[]),
+        (passed("nas"), &[2_001, 2_000]),
+        (passed("hub"), &[u64::MAX, 2_001]),
+        (passed("hub/nas"), &[]),
+        (passed(""), &[]),
+        (about("bucket:www=read"), &[2_000]),
+        (about("bucket:w*"), &[2_001, 2_000]),
+        (
+            AuditFilter {
+                surface: text("call"),
+                ..none()
+            },
+            &[1_999],
+        ),
+        (
+            AuditFilter {
+                key: text("abcdefgh"),
+                ..none()
+            },
+            &[2_001],
+        ),
+        (
+            AuditFilter {
+                transport: text("owner"),
+                ..none()
+            },
+            &[u64::MAX],
+        ),
+        (took(2), &[u64::MAX, 2_001, 2_000]),
+        (took(3), &[u64::MAX]),
+        (took(u64::MAX), &[u64::MAX]),
+    ];
+    for (filter, want) in cases {
+        let rows = log.list(filter).await.unwrap();
+        let found: Vec<u64> = rows.iter().map(|(_, row)| row.duration_us).collect();
+        assert_eq!(found, *want, "{filter:?}");
+    }
+}
+
+async fn the_log_can_be_read_forwards(log: Arc<dyn AuditLog>) {
+    log.append((0..25).map(|n| row(&format!("a/b{n}"))).collect())
+        .await
+        .unwrap();
+    let mut filter = AuditFilter {
+        limit: Some(10),
+        oldest_first: true,
+        ..AuditFilter::default()
+    };
+    let mut read = Vec::new();
+    loop {
+        let page = log.list(&filter).await.unwrap();
+        let Some((newest, _)) = page.last() else {
+            break;
+        };
+        filter.after = Some(*newest);
+        read.extend(page);
+    }
+    let mut backwards = log.list(&AuditFilter::default()).await.unwrap();
+    backwards.reverse();
+    assert_eq!(read, backwards);
+}
+
+async fn the_oldest_rows_go_when_they_are_too_old_or_too_many(log: Arc<dyn AuditLog>) {
+    let rows = (1..=10).map(|n| AuditRow {
+        at: Timestamp(n * 10),
+        ..row("a/b")
+    });
+    log.append(rows.collect()).await.unwrap();
+    let pruned = AuditRow {
+        at: Timestamp(1_000_000),
+        ..row("audit/prune")
+    };
+    let cut = async |before, rows_max, batch| {
+        let gone = log.prune_rows(Timestamp(before), rows_max, batch, pruned.clone());
+        gone.await.unwrap()
+    };
+    let newest = async || {
+        let one = AuditFilter {
+            limit: Some(1),
+            ..AuditFilter::default()
+        };
+        log.list(&one).await.unwrap().remove(0).1
+    };
+    // At the limit, and one past it.
+    assert_eq!(cut(10, 10, 100).await, 0);
+    assert_eq!(newest().await.operation, "a/b");
+    assert_eq!(cut(11, 10, 100).await, 1);
+    // What was removed is on record, as a row of its own.
+    let row = newest().await;
+    assert_eq!(row.operation, "audit/prune");
+    assert_eq!(row.detail.as_deref(), Some("removed 1, up to number 1"));
+    let span = log.span().await.unwrap();
+    assert_eq!((span.removed, span.newest), (1, 11));
+    assert_eq!(cut(0, 10, 100).await, 0);
+    // The row that tells of it counts too.
+    assert_eq!(cut(0, 9, 100).await, 2);
+    let span = log.span().await.unwrap();
+    assert_eq!((span.removed, span.newest), (3, 12));
+    // In batches.
+    assert_eq!(cut(101, 100, 5).await, 5);
+    assert_eq!(cut(101, 100, 5).await, 2);
+    assert_eq!(cut(101, 100, 5).await, 0);
+    let left = listed(&log, AuditFilter::default()).await;
+    assert_eq!(left, ["audit/prune"; 4]);
+}
+
+async fn rows_are_numbered_on_after_all_were_removed(log: Arc<dyn AuditLog>) {
+    assert_eq!(log.span().await.unwrap(), AuditSpan::default());
+    log.append(vec![row("a/a"), row("a/b")]).await.unwrap();
+    let gone = log.prune_rows(Timestamp(i64::MAX), 0, 10, row("a/c")).await;
+    assert_eq!(gone.unwrap(), 2);
+    let rows = log.list(&AuditFilter::default()).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0].0, rows[0].1.operation.as_str()), (3, "a/c"));
+}
+
+async fn followers_are_woken_after_the_commit(log: Arc<dyn AuditLog>) {
+    let mut written = log.written();
+    assert_eq!(*written.borrow_and_update(), 0);
+    log.append(vec![row("a/a"), row("a/b")]).await.unwrap();
+    written.changed().await.unwrap();
+    assert_eq!(*written.borrow_and_update(), 2);
+    assert_eq!(log.span().await.unwrap().newest, 2);
 }
