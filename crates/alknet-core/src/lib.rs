@@ -60,6 +60,7 @@ mod role;
 mod schema;
 mod secret;
 mod spec;
+mod ssh_key;
 pub mod storage;
 pub mod transport;
 
@@ -109,5 +110,9 @@ pub use crate::{
     role::{GrantTarget, Grants, Role, RoleSet, TargetError},
     schema::{Schema, SchemaError},
     secret::{SECRET_BYTES_MAX, Secret},
-    spec::{ErrorSpec, Example, Hints, Kind, OperationLimits, OperationSpec, Resume, Visibility},
+    spec::{
+        CallRate, ErrorSpec, Example, Hints, Kind, OperationLimits, OperationSpec, Resume,
+        Visibility,
+    },
+    ssh_key::{SSH_KEY_TEXT_BYTES_MAX, SshKeyError, SshPublicKey},
 };

@@ -173,14 +173,10 @@ pub(crate) fn check_env(cx: &Context, env: &BTreeMap<String, String>) -> Result<
         return Ok(());
     };
     let identity = cx.principal().identity();
-    let resources = &identity.resources;
     let (kind, action) = (ResourceKind::Command, "exec");
     // A grant of the whole operation is one for every program that is not
     // denied.
-    let is_whole = identity.operations.contains(cx.operation());
-    let may = resources.holds(kind, action, "env")
-        || (is_whole && !resources.denies(kind, action, "env"));
-    if may {
+    if identity.holds_within(cx.operation(), kind, action, "env") {
         return Ok(());
     }
     let missing = "command:env=exec";

@@ -99,7 +99,7 @@ pub(super) fn schema(cx: &Context, input: &SchemaInput) -> Result<Value, CallErr
 pub(super) fn list_peers(cx: &Context) -> Result<Value, CallError> {
     let (door, caller) = (cx.door(), caller_now(cx)?);
     let view = door.registry().view();
-    let held = &caller.identity().resources;
+    let held = caller.identity();
     let mut peers = Vec::new();
     for peer in view.peers() {
         let names: Vec<&str> = visible(door, &view, &caller, Some(peer.as_str()))

@@ -1,9 +1,9 @@
 //! A node in a test: operations, identities, a door.
 
 use alknet_core::{
-    ApiKey, ApiKeyProof, AuditRow, AuditWriter, Call, CallError, Caller, Credential, Dispatcher, DispatcherBuilder,
-    ErrorCode, GrantTarget, Grants, Handler, Identity, OperationName, Output, PeerId, Registration,
-    Registry, RoleSet, RouteStep, SessionOverlay, StaticIdentities,
+    ApiKey, ApiKeyProof, AuditRow, AuditWriter, Call, CallError, Caller, Credential, Dispatcher,
+    DispatcherBuilder, ErrorCode, GrantTarget, Grants, Handler, Identity, OperationName, Output,
+    PeerId, Registration, Registry, RoleSet, RouteStep, SessionOverlay, StaticIdentities,
     storage::{AuditFilter, AuditLog, MemoryAuditLog},
 };
 use futures::StreamExt;
