@@ -7,13 +7,13 @@ use crate::{
     identity::{Caller, CallerKind, Credential},
     limits::Limits,
     name::{OperationName, PeerId},
-    spec::Kind,
+    spec::{CallRate, Kind, OperationLimits},
 };
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +26,9 @@ const CALLERS_KEPT: usize = 4096;
 pub(crate) struct InFlight {
     limits: Limits,
     node: Arc<AtomicUsize>,
+    limited: AtomicU64,
+    /// Of operations that limit their calls, those of all callers.
+    operations: Mutex<HashMap<OperationName, Arc<OfOperation>>>,
     callers: Mutex<HashMap<(CallerKind, PeerId), Arc<CallerState>>>,
 }
 
@@ -36,15 +39,15 @@ pub(crate) struct Entering<'a> {
     pub(crate) is_own: bool,
     pub(crate) originator: Option<&'a Originator>,
     pub(crate) operation: &'a OperationName,
-    /// What the operation allows each caller at a time.
-    pub(crate) operation_max: Option<usize>,
+    /// What the operation allows.
+    pub(crate) own: OperationLimits,
     pub(crate) kind: Kind,
 }
 
 #[derive(Debug, Default)]
 struct CallerState {
     own: Counts,
-    operations: Mutex<HashMap<OperationName, usize>>,
+    operations: Mutex<HashMap<OperationName, Arc<OfOperation>>>,
     originators: Mutex<HashMap<Originator, Arc<Counts>>>,
     /// Shared by the originators beyond those that are remembered.
     others: Arc<Counts>,
@@ -59,6 +62,33 @@ struct Counts {
     subscriptions: AtomicUsize,
     channels: AtomicUsize,
     bucket: Mutex<Bucket>,
+    bytes: Mutex<Bucket>,
+}
+
+/// Calls of an operation that has limits of its own.
+#[derive(Debug, Default)]
+struct OfOperation {
+    running: AtomicUsize,
+    bucket: Mutex<Bucket>,
+}
+
+/// One of them; given back on drop.
+#[derive(Debug)]
+struct Running(Arc<OfOperation>);
+
+impl OfOperation {
+    fn enter(self: &Arc<Self>, most: usize) -> Option<Running> {
+        let running = self.running.fetch_add(1, Ordering::Relaxed);
+        // Dropped, and so taken back, if it is one too many.
+        let entered = Running(self.clone());
+        (running < most).then_some(entered)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How many of each there may be.
@@ -114,7 +144,14 @@ struct Rate {
     per_second: u32,
 }
 
-/// Calls that were made lately, and that count for less as time passes.
+/// Bytes that a caller may have carried, then so many a second.
+#[derive(Clone, Copy, Debug)]
+struct ByteRate {
+    burst: f64,
+    per_second: f64,
+}
+
+/// What was spent lately, calls or bytes, and counts for less as time passes.
 #[derive(Debug, Default)]
 struct Bucket {
     spent: f64,
@@ -122,16 +159,34 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn spent_by(&self, now: Instant, rate: Rate) -> f64 {
+    fn spent_by(&self, now: Instant, per_second: f64) -> f64 {
         let passed = self
             .at
             .map_or(0.0, |at| now.duration_since(at).as_secs_f64());
-        (self.spent - passed * f64::from(rate.per_second.max(1))).max(0.0)
+        (self.spent - passed * per_second).max(0.0)
+    }
+
+    fn spend(&mut self, amount: f64, per_second: f64) {
+        let now = Instant::now();
+        self.spent = self.spent_by(now, per_second) + amount;
+        self.at = Some(now);
+    }
+
+    /// Whether what was carried is paid for, as far as the burst goes. How
+    /// much a call carries is known only when it has: the next one waits.
+    fn check(&self, rate: ByteRate) -> Result<(), CallError> {
+        let over = self.spent_by(Instant::now(), rate.per_second) - rate.burst;
+        if over < 0.0 {
+            return Ok(());
+        }
+        let wait = Duration::from_secs_f64((over + 1.0) / rate.per_second);
+        let message = format!("more than {} bytes a second", rate.per_second);
+        Err(CallError::new(ErrorCode::RateLimited, message).with_retry_after(wait))
     }
 
     fn take(&mut self, rate: Rate) -> Result<(), CallError> {
         let now = Instant::now();
-        self.spent = self.spent_by(now, rate);
+        self.spent = self.spent_by(now, f64::from(rate.per_second.max(1)));
         self.at = Some(now);
         let left = f64::from(rate.burst.max(1)) - self.spent;
         if left >= 1.0 {
@@ -152,7 +207,8 @@ pub(crate) struct Place {
     kind: Kind,
     caller: Arc<CallerState>,
     originator: Option<Arc<Counts>>,
-    operation: Option<OperationName>,
+    _operation: [Option<Running>; 2],
+    bytes: Option<ByteRate>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -164,6 +220,8 @@ impl InFlight {
         Self {
             limits,
             node: Arc::default(),
+            limited: AtomicU64::new(0),
+            operations: Mutex::default(),
             callers: Mutex::default(),
         }
     }
@@ -173,8 +231,19 @@ impl InFlight {
         self.node.load(Ordering::Relaxed)
     }
 
+    /// Calls refused since the start.
+    pub(crate) fn limited(&self) -> u64 {
+        self.limited.load(Ordering::Relaxed)
+    }
+
     /// Takes a place for a call, or says at once which limit is reached.
     pub(crate) fn enter(&self, call: &Entering<'_>) -> Result<Place, CallError> {
+        self.place(call).inspect_err(|_| {
+            self.limited.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn place(&self, call: &Entering<'_>) -> Result<Place, CallError> {
         let (caller, kind) = (call.caller, call.kind);
         let state = self.state(caller);
         // Nested calls and the host are held by the node's limit alone: their
@@ -207,7 +276,8 @@ impl InFlight {
             kind,
             caller: state.clone(),
             originator: behind_counts,
-            operation: None,
+            _operation: [None, None],
+            bytes: self.byte_rate(call),
         };
         let most = self.limits.calls_per_node_max;
         if node >= most {
@@ -219,17 +289,51 @@ impl InFlight {
         if let (Some(from), Some(Err(reached))) = (from, behind) {
             return Err(over(&format!("`{from}`, at `{}`,", caller.id()), reached));
         }
-        if let Some(most) = call.operation_max {
-            let mut operations = lock(&state.operations);
-            let running = operations.entry(call.operation.clone()).or_default();
-            if *running >= most {
-                let who = format!("`{}`", call.operation);
-                return Err(over(&who, (most, "calls in flight of one caller")));
-            }
-            *running += 1;
-            place.operation = Some(call.operation.clone());
+        if let Some(rate) = place.bytes {
+            lock(&place.paying().bytes).check(rate)?;
         }
+        place._operation = self.enter_operation(call, &state)?;
         Ok(place)
+    }
+
+    /// The limits that the operation has of its own: of each caller, then of
+    /// all. Nested calls are counted too: the operation is what is protected.
+    fn enter_operation(
+        &self,
+        call: &Entering<'_>,
+        state: &CallerState,
+    ) -> Result<[Option<Running>; 2], CallError> {
+        let who = || format!("`{}`", call.operation);
+        let limits = &call.own;
+        let mut entered = [None, None];
+        if limits.in_flight_max.is_some() || limits.rate.is_some() {
+            let of_caller = of_operation(&state.operations, call.operation);
+            if let Some(rate) = limits.rate {
+                lock(&of_caller.bucket).take(rate.into())?;
+            }
+            if let Some(most) = limits.in_flight_max {
+                let reached = (most, "calls in flight of one caller");
+                let running = of_caller.enter(most).ok_or_else(|| over(&who(), reached))?;
+                entered[0] = Some(running);
+            }
+        }
+        if let Some(most) = limits.in_flight_all_max {
+            let of_all = of_operation(&self.operations, call.operation);
+            let reached = (most, "calls in flight of all callers");
+            let running = of_all.enter(most).ok_or_else(|| over(&who(), reached))?;
+            entered[1] = Some(running);
+        }
+        Ok(entered)
+    }
+
+    /// The bytes a second that hold for a caller, if they do.
+    fn byte_rate(&self, call: &Entering<'_>) -> Option<ByteRate> {
+        let per_second = self.limits.bytes_per_second;
+        let counted = matches!(call.caller.kind(), CallerKind::Peer | CallerKind::Anonymous);
+        (counted && !call.is_own && per_second > 0).then_some(ByteRate {
+            burst: self.limits.bytes_burst.max(1) as f64,
+            per_second: per_second as f64,
+        })
     }
 
     /// The limits that hold for a call, in words; what of them is taken now
@@ -248,8 +352,16 @@ impl InFlight {
                 _ => format!("{} of one caller", most.calls),
             });
         }
-        if let Some(most) = call.operation_max {
+        if let Some(most) = call.own.in_flight_max {
             told.push(format!("{most} of one caller of this operation"));
+        }
+        if let Some(most) = call.own.in_flight_all_max {
+            told.push(format!("{most} of this operation"));
+        }
+        if let Some(CallRate { burst, per_second }) = call.own.rate {
+            told.push(format!(
+                "{burst} at once of this operation, then {per_second} a second"
+            ));
         }
         if let Some(Rate { burst, per_second }) = self.rate(call) {
             told.push(format!("{burst} at once, then {per_second} a second"));
@@ -315,7 +427,10 @@ impl CallerState {
         if originators.len() >= limits.originators_per_peer_max {
             let now = Instant::now();
             let is_settled = |counts: &Counts| {
-                rate.is_none_or(|rate| lock(&counts.bucket).spent_by(now, rate) <= 0.0)
+                rate.is_none_or(|rate| {
+                    let per_second = f64::from(rate.per_second.max(1));
+                    lock(&counts.bucket).spent_by(now, per_second) <= 0.0
+                })
             };
             originators.retain(|_, counts| Arc::strong_count(counts) > 1 || !is_settled(counts));
         }
@@ -341,21 +456,66 @@ fn over(who: &str, (most, what): Reached) -> CallError {
     .with_retry_after(Duration::from_millis(100))
 }
 
+fn of_operation(
+    operations: &Mutex<HashMap<OperationName, Arc<OfOperation>>>,
+    name: &OperationName,
+) -> Arc<OfOperation> {
+    let mut operations = lock(operations);
+    if let Some(known) = operations.get(name) {
+        return known.clone();
+    }
+    operations.entry(name.clone()).or_default().clone()
+}
+
+impl From<CallRate> for Rate {
+    fn from(rate: CallRate) -> Self {
+        Self {
+            burst: rate.burst,
+            per_second: rate.per_second,
+        }
+    }
+}
+
+impl Place {
+    /// Whose bytes they are: of each originator behind a peer its own.
+    fn paying(&self) -> &Counts {
+        match &self.originator {
+            Some(behind) => behind,
+            None => &self.caller.own,
+        }
+    }
+
+    /// What counts the bytes that the call carries, if somebody does.
+    pub(crate) fn meter(&self) -> Option<Meter> {
+        Some(Meter {
+            caller: self.caller.clone(),
+            originator: self.originator.clone(),
+            rate: self.bytes?,
+        })
+    }
+}
+
+/// Counts the bytes of a call against what its caller may have carried.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    caller: Arc<CallerState>,
+    originator: Option<Arc<Counts>>,
+    rate: ByteRate,
+}
+
+impl Meter {
+    pub(crate) fn count(&self, bytes: u64) {
+        let paying = self.originator.as_deref().unwrap_or(&self.caller.own);
+        lock(&paying.bytes).spend(bytes as f64, self.rate.per_second);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.node.fetch_sub(1, Ordering::Relaxed);
         self.caller.own.leave(self.kind);
         if let Some(behind) = &self.originator {
             behind.leave(self.kind);
-        }
-        if let Some(operation) = &self.operation {
-            let mut operations = lock(&self.caller.operations);
-            if let Some(running) = operations.get_mut(operation) {
-                *running -= 1;
-                if *running == 0 {
-                    operations.remove(operation);
-                }
-            }
         }
     }
 }

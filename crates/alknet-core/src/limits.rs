@@ -39,6 +39,13 @@ pub struct Limits {
     /// Calls a second that a peer, or each originator behind it, may go on
     /// making; 0 for no such limit.
     pub peer_rate_per_second: u32,
+    /// Bytes that a peer, or each originator behind it, may have carried at
+    /// once.
+    pub bytes_burst: u64,
+    /// Bytes a second that a peer, or each originator behind it, may go on
+    /// having carried: inputs, replies, items and channels; 0 for no such
+    /// limit. What is too much is made up for before the next call.
+    pub bytes_per_second: u64,
     /// Calls below one another in a tree of composed calls.
     pub composition_depth_max: u16,
     /// Tasks that outlive their call.
@@ -72,6 +79,8 @@ impl Default for Limits {
             rate_per_second: 50,
             peer_rate_burst: 0,
             peer_rate_per_second: 0,
+            bytes_burst: 0,
+            bytes_per_second: 0,
             composition_depth_max: 32,
             detached_max: 256,
             batch_calls_max: 1024,

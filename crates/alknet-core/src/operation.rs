@@ -11,7 +11,10 @@ use crate::{
     name::{OperationName, OperationPattern, PeerId, Scope},
     resource::{ResourceGrant, ResourceKind, canonical_resource},
     schema::Schema,
-    spec::{ErrorSpec, Example, Hints, Kind, OperationLimits, OperationSpec, Resume, Visibility},
+    spec::{
+        CallRate, ErrorSpec, Example, Hints, Kind, OperationLimits, OperationSpec, Resume,
+        Visibility,
+    },
 };
 use futures::{Stream, StreamExt, TryStreamExt};
 use schemars::JsonSchema;
@@ -362,6 +365,19 @@ impl OperationBuilder {
     /// Most calls of one caller at a time.
     pub fn in_flight_max(mut self, calls: usize) -> Self {
         self.limits.in_flight_max = Some(calls);
+        self
+    }
+
+    /// Most calls of all callers at a time.
+    pub fn in_flight_all_max(mut self, calls: usize) -> Self {
+        self.limits.in_flight_all_max = Some(calls);
+        self
+    }
+
+    /// How often one caller may call it: so many at once, then so many a
+    /// second.
+    pub fn rate(mut self, burst: u32, per_second: u32) -> Self {
+        self.limits.rate = Some(CallRate { burst, per_second });
         self
     }
 

@@ -155,6 +155,21 @@ pub struct OperationLimits {
     /// Most calls of one caller at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight_max: Option<usize>,
+    /// Most calls of all callers at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight_all_max: Option<usize>,
+    /// How often one caller may call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<CallRate>,
+}
+
+/// A burst of calls, then so many a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRate {
+    /// Calls at once; at least 1.
+    pub burst: u32,
+    /// Calls a second that may go on; at least 1.
+    pub per_second: u32,
 }
 
 /// Everything that is known of an operation but its code.

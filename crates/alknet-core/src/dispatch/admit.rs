@@ -110,13 +110,16 @@ impl Dispatcher {
             is_own: self.is_own(&caller),
             originator: call.originator.as_ref(),
             operation: &spec.name,
-            operation_max: spec.limits.in_flight_max,
+            own: spec.limits,
             kind: spec.kind,
         };
         let place = match T::ONLY_TELLS {
             true => None,
             false => Some(self.0.in_flight.enter(&entering)?),
         };
+        if let Some(meter) = place.as_ref().and_then(Place::meter) {
+            record.meter(meter, call.input.json_len().unwrap_or_default() as u64);
+        }
         tell.tell(|| explain::limits(&self.0.in_flight, &entering));
         let deadline = self.deadline(call, spec)?;
         // Access to what the input names, and input schema.

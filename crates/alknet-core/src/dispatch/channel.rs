@@ -12,8 +12,11 @@ use crate::{
     handler::{ChannelEnd, ChannelOpening, Handler, channel_pair},
 };
 use futures::FutureExt;
-use std::panic::AssertUnwindSafe;
-use tokio::{sync::oneshot, time::sleep_until};
+use std::{panic::AssertUnwindSafe, time::Duration};
+use tokio::{
+    sync::oneshot,
+    time::{interval, sleep_until},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 impl Dispatcher {
@@ -86,6 +89,8 @@ impl Dispatcher {
             }
         };
         let revoked = self.revoked(&admitted.caller, &entry, &admitted.input);
+        let is_metered = record.is_metered();
+        let mut metering = interval(METERED_EVERY);
         tokio::pin!(handler, deadline, revoked);
         let mut opened = Some(opened);
         let mut waits = true;
@@ -103,6 +108,7 @@ impl Dispatcher {
                 ended = &mut handler => break ended,
                 refused = &mut revoked => return Err(refused),
                 () = &mut deadline => return Err(timeout(entry.spec())),
+                _ = metering.tick(), if is_metered => record.meter_channel(),
             }
         };
         // Accepted and ended in one step.
@@ -121,6 +127,9 @@ impl Dispatcher {
         }
     }
 }
+
+/// How often bytes of a channel are counted, where they are limited.
+const METERED_EVERY: Duration = Duration::from_millis(100);
 
 const NOT_ACCEPTED: &str = "the handler ended without accepting the channel";
 

@@ -176,6 +176,12 @@ impl Dispatcher {
         self.0.panics.load(Ordering::Relaxed)
     }
 
+    /// Calls that were refused since the start since a limit was reached.
+    #[must_use]
+    pub fn limited(&self) -> u64 {
+        self.0.in_flight.limited()
+    }
+
     /// The registry behind this door.
     #[must_use]
     pub fn registry(&self) -> &Registry {

@@ -7,13 +7,27 @@ use crate::{
     call::{Call, CallId, Input, Output, RouteStep},
     error::{CallError, ErrorCode},
     identity::Caller,
+    inflight::Meter,
     json::json_len,
 };
 use tokio::time::{Instant, timeout_at};
 
 /// Whatever happens to the call, its row is written: a dropped call was
 /// cancelled.
-pub(super) struct Record(Option<Open>);
+#[derive(Default)]
+pub(super) struct Record {
+    /// `None` if nobody keeps it, or it was handed over.
+    open: Option<Open>,
+    /// Where somebody counts bytes against a limit.
+    metered: Option<Metered>,
+}
+
+struct Metered {
+    meter: Meter,
+    /// Bytes of the channel that were counted already.
+    channel: u64,
+    counters: Option<(ByteCounter, ByteCounter)>,
+}
 
 struct Open {
     slot: AuditSlot,
@@ -25,7 +39,7 @@ struct Open {
 impl Record {
     /// Of a question, which is no call.
     pub(super) fn none() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// Takes a place in the audit queue, waiting when it is full.
@@ -50,7 +64,7 @@ impl Record {
             }
         };
         if !slot.is_kept() {
-            return Ok(Self(None));
+            return Ok(Self::default());
         }
         let row = CallRow {
             parent_id: call.parent,
@@ -68,34 +82,44 @@ impl Record {
                 Operation::Name(call.operation.clone()),
             )
         };
-        Ok(Self(Some(Open {
+        let open = Open {
             slot,
             row,
             started: Instant::now(),
             counters: None,
-        })))
+        };
+        Ok(Self {
+            open: Some(open),
+            metered: None,
+        })
     }
 
     /// Bytes of an input that did not come as text.
     pub(super) fn bytes_in(&mut self, bytes: usize) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.row.bytes_in = bytes as u64;
         }
     }
 
     /// What an item or a reply adds to the bytes that went out.
     pub(super) fn sent(&mut self, output: &Output) {
-        if let Some(open) = &mut self.0 {
-            let bytes = match output {
-                Output::Json(text) => text.len(),
-                Output::Value(value) => json_len(value).unwrap_or_default(),
-            };
+        if self.open.is_none() && self.metered.is_none() {
+            return;
+        }
+        let bytes = match output {
+            Output::Json(text) => text.len(),
+            Output::Value(value) => json_len(value).unwrap_or_default(),
+        };
+        if let Some(open) = &mut self.open {
             open.row.bytes_out += bytes as u64;
+        }
+        if let Some(metered) = &self.metered {
+            metered.meter.count(bytes as u64);
         }
     }
 
     pub(super) fn resources(&mut self, resources: &[String]) {
-        if let Some(open) = &mut self.0
+        if let Some(open) = &mut self.open
             && !resources.is_empty()
         {
             open.row.resource = Some(resources.join(" "));
@@ -104,21 +128,54 @@ impl Record {
 
     /// The peer that was picked.
     pub(super) fn route(&mut self, route: &[RouteStep]) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.row.route = route.to_vec();
         }
     }
 
     /// Counts the bytes of a channel.
     pub(super) fn count(&mut self, bytes_in: ByteCounter, bytes_out: ByteCounter) {
-        if let Some(open) = &mut self.0 {
+        if let Some(metered) = &mut self.metered {
+            metered.counters = Some((bytes_in.clone(), bytes_out.clone()));
+        }
+        if let Some(open) = &mut self.open {
             open.counters = Some((bytes_in, bytes_out));
+        }
+    }
+
+    /// Counts what the call carries against a limit from here on, and what
+    /// came in already.
+    pub(super) fn meter(&mut self, meter: Meter, bytes_in: u64) {
+        meter.count(bytes_in);
+        self.metered = Some(Metered {
+            meter,
+            channel: 0,
+            counters: None,
+        });
+    }
+
+    /// Whether bytes of a channel are to be counted while it is open.
+    pub(super) fn is_metered(&self) -> bool {
+        self.metered.is_some()
+    }
+
+    /// Counts what a channel has carried since the last time.
+    pub(super) fn meter_channel(&mut self) {
+        let Some(metered) = &mut self.metered else {
+            return;
+        };
+        if let Some((bytes_in, bytes_out)) = &metered.counters {
+            let carried = bytes_in.bytes() + bytes_out.bytes();
+            metered.meter.count(carried - metered.channel);
+            metered.channel = carried;
         }
     }
 
     /// Hands the row over; later ends change nothing.
     pub(super) fn end(&mut self, error: Option<&CallError>) {
-        let Some(open) = self.0.take() else {
+        self.meter_channel();
+        self.metered = None;
+        let Some(open) = self.open.take() else {
             return;
         };
         let mut row = open.row;
@@ -136,7 +193,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.0.is_some() {
+        if self.open.is_some() {
             let cancelled = CallError::new(ErrorCode::Cancelled, "cancelled by the caller");
             self.end(Some(&cancelled));
         }

@@ -2,8 +2,8 @@
 //! [`IdentityStore`], rebuilt after every change.
 
 use super::{
-    ApiKeyRecord, IdentityChange, IdentitySnapshot, IdentityStore, PeerAddresses, PeerRecord, StoreError,
-    Timestamp,
+    ApiKeyRecord, IdentityChange, IdentitySnapshot, IdentityStore, PeerAddresses, PeerRecord,
+    StoreError, Timestamp,
 };
 use crate::{
     api_key::KeyId,

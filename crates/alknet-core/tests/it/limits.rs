@@ -2,8 +2,7 @@
 
 use crate::world::{World, echo, fails, is};
 use alknet_core::{
-    Call, Caller, ErrorCode, Handler, Limits, Operation, Output, Registration,
-    Subscription,
+    Call, Caller, ErrorCode, Handler, Limits, Operation, Output, Registration, Subscription,
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -248,6 +247,151 @@ async fn an_operation_has_its_own_limit_for_each_caller() {
         ended.unwrap().unwrap();
     }
     world.call(&bob, "demo/narrow", json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_operation_has_a_limit_for_all_callers_together() {
+    let gate = Arc::new(Semaphore::new(0));
+    let inner = gate.clone();
+    let narrow = Operation::query("demo/narrow", "Waits.")
+        .authenticated()
+        .in_flight_all_max(2)
+        .raw(Handler::Unary(Arc::new(move |_, _| {
+            let gate = inner.clone();
+            Box::pin(async move {
+                let _ = gate.acquire().await;
+                Ok(Output::Value(Value::Null))
+            })
+        })));
+    let world = World::new(vec![narrow, waits("demo/wide", &gate)]);
+    let mut running = JoinSet::new();
+    for name in ["bob", "ada"] {
+        let caller = world.caller(name, &[]);
+        running.spawn(world.door.clone().call_owned(&caller, "demo/narrow"));
+    }
+    while world.door.in_flight() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let ida = world.caller("ida", &[]);
+    let refused = world.call(&ida, "demo/narrow", json!({})).await;
+    let error = refused.as_ref().unwrap_err();
+    assert!(
+        error.message.contains("2 calls in flight of all callers"),
+        "{error:?}"
+    );
+    fails(refused, ErrorCode::RateLimited);
+    running.spawn(world.door.clone().call_owned(&ida, "demo/wide"));
+    gate.add_permits(1_000);
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap().unwrap();
+    }
+    world.call(&ida, "demo/narrow", json!({})).await.unwrap();
+    assert_eq!(world.door.limited(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_has_a_rate_for_each_caller() {
+    let rated = Operation::query("demo/rated", "Answers.")
+        .authenticated()
+        .rate(3, 2)
+        .raw(echo());
+    let world = World::new(vec![rated]);
+    let (bob, ada) = (world.caller("bob", &[]), world.caller("ada", &[]));
+    let calls = async |caller: &Caller| {
+        let mut passed = 0;
+        loop {
+            match world.call(caller, "demo/rated", json!({})).await {
+                Ok(_) => passed += 1,
+                Err(error) => {
+                    assert!(error.is(ErrorCode::RateLimited), "{error:?}");
+                    return (passed, error.retry_after.unwrap());
+                }
+            }
+        }
+    };
+    assert_eq!(calls(&bob).await, (3, Duration::from_millis(500)));
+    assert_eq!(calls(&ada).await.0, 3);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(calls(&bob).await.0, 2);
+    // The host is nobody that a rate is for, and what it calls is no less the
+    // operation that is protected.
+    assert_eq!(calls(&Caller::host()).await.0, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_beyond_the_rate_are_made_up_for_before_the_next_call() {
+    let limits = limits(|limits| {
+        limits.bytes_burst = 10_000;
+        limits.bytes_per_second = 1_000;
+    });
+    let echo = Operation::query("demo/echo", "Answers.")
+        .authenticated()
+        .raw(echo());
+    let world = World::with(vec![echo], |door| door.limits(limits));
+    let (bob, ada) = (world.caller("bob", &[]), world.caller("ada", &[]));
+    // There and back.
+    let text = |bytes: usize| json!("x".repeat(bytes / 2 - 2));
+    for _ in 0..2 {
+        world.call(&bob, "demo/echo", text(5_000)).await.unwrap();
+    }
+    let error = world.call(&bob, "demo/echo", text(10)).await.unwrap_err();
+    assert!(error.is(ErrorCode::RateLimited), "{error:?}");
+    assert!(
+        error.retry_after.unwrap() <= Duration::from_millis(2),
+        "{error:?}"
+    );
+    world.call(&ada, "demo/echo", text(5_000)).await.unwrap();
+    world
+        .call(&Caller::host(), "demo/echo", text(50_000))
+        .await
+        .unwrap();
+    // A single call may go beyond it; then that is made up for.
+    tokio::time::advance(Duration::from_millis(10)).await;
+    world.call(&bob, "demo/echo", text(20_000)).await.unwrap();
+    let error = world.call(&bob, "demo/echo", text(10)).await.unwrap_err();
+    let wait = error.retry_after.unwrap();
+    assert!((19_900..=20_010).contains(&wait.as_millis()), "{wait:?}");
+    tokio::time::advance(wait).await;
+    world.call(&bob, "demo/echo", text(10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_of_a_channel_are_counted_while_it_is_open() {
+    let limits = limits(|limits| {
+        limits.bytes_burst = 10_000;
+        limits.bytes_per_second = 1_000;
+    });
+    let sink = Operation::channel("demo/sink", "Takes bytes.")
+        .authenticated()
+        .channel::<Value, Value, Value, _, _>(|_cx, _input, opening| async move {
+            let mut channel = opening.accept(&Value::Null)?;
+            while let Ok(Some(_)) = channel.rx.recv().await {}
+            Ok(Value::Null)
+        });
+    let echo = Operation::query("demo/echo", "Answers.")
+        .authenticated()
+        .raw(echo());
+    let world = World::with(vec![sink, echo], |door| door.limits(limits));
+    let bob = world.caller("bob", &[]);
+    let opened = world
+        .door
+        .open(Call::new("demo/sink", bob.clone()).unwrap())
+        .await;
+    let mut opened = opened.unwrap();
+    world.call(&bob, "demo/echo", json!(1)).await.unwrap();
+    opened
+        .channel
+        .tx
+        .send(vec![7; 12_000].into())
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    fails(
+        world.call(&bob, "demo/echo", json!(1)).await,
+        ErrorCode::RateLimited,
+    );
+    opened.channel.tx.end();
+    opened.done.await.unwrap();
 }
 
 #[tokio::test]

@@ -55,6 +55,19 @@ pub struct CommandConfig {
     /// subscriptions and channels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<TimeSpan>,
+    /// Most calls of one caller at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls_in_flight: Option<usize>,
+    /// Most calls of all callers at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls_in_flight_all: Option<usize>,
+    /// Calls a second that one caller may go on making.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_per_second: Option<u32>,
+    /// Calls that one caller may make at once. Default: as `rate_per_second`,
+    /// without which it means nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_burst: Option<u32>,
     /// Working directory, relative to the configuration. Default `/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<PathBuf>,

@@ -87,6 +87,7 @@ fn operation(
     check_env(config, problems);
     let cwd = cwd(config, base_dir, problems);
     check_access(config, kind, parsed.as_ref(), problems);
+    check_limits(config, problems);
     if let (Some(parsed), Some(output)) = (&parsed, &output) {
         check_examples(config, kind, &parsed.schema, output, problems);
     }
@@ -114,6 +115,23 @@ fn operation(
         .output_schema(output);
     let builder = declare(builder, errors.into_values());
     Some(builder.raw(run::handler(command)))
+}
+
+fn check_limits(config: &CommandConfig, problems: &mut Problems) {
+    let count = |limit: Option<u32>| limit.map(|limit| limit as usize);
+    for (field, limit) in [
+        ("calls_in_flight", config.calls_in_flight),
+        ("calls_in_flight_all", config.calls_in_flight_all),
+        ("rate_per_second", count(config.rate_per_second)),
+        ("rate_burst", count(config.rate_burst)),
+    ] {
+        if limit == Some(0) {
+            problems.add(field, "is 0, with which nobody could call it");
+        }
+    }
+    if config.rate_burst.is_some() && config.rate_per_second.is_none() {
+        problems.add("rate_burst", "means nothing without `rate_per_second`");
+    }
 }
 
 fn kind(config: &CommandConfig, problems: &mut Problems) -> Kind {
@@ -351,6 +369,15 @@ fn describe(
     };
     if let Some(timeout) = timeout {
         builder = builder.timeout(timeout.duration());
+    }
+    if let Some(most) = config.calls_in_flight {
+        builder = builder.in_flight_max(most);
+    }
+    if let Some(most) = config.calls_in_flight_all {
+        builder = builder.in_flight_all_max(most);
+    }
+    if let Some(per_second) = config.rate_per_second {
+        builder = builder.rate(config.rate_burst.unwrap_or(per_second), per_second);
     }
     if config.approve {
         builder = builder.approve();
