@@ -214,12 +214,11 @@ impl Session {
         let (remote, caller) = match met {
             Ok(met) => met,
             Err(error) => {
-                match &error {
-                    SessionError::BadHello(_) | SessionError::RefusedHello(_) => {
-                        watched.malformed(connection.info());
-                    }
-                    SessionError::Unauthenticated => watched.presented_wrong(connection.info()),
-                    _ => {}
+                if matches!(
+                    error,
+                    SessionError::BadHello(_) | SessionError::RefusedHello(_)
+                ) {
+                    watched.malformed(connection.info());
                 }
                 connection.close(close_code(&error), &error.to_string());
                 return Err(error);
@@ -349,7 +348,10 @@ async fn meet(
         (Some(_), Some(_)) if let Some(wait) = config.watched.must_wait(connection.info()) => {
             return Err(SessionError::SlowedDown(wait));
         }
-        (Some(bearer), Some(door)) => presented(&bearer, door.identities(), &caller)?,
+        (Some(bearer), Some(door)) => {
+            let known = presented(&bearer, door.identities(), &caller);
+            known.inspect_err(|_| config.watched.presented_wrong(connection.info()))?
+        }
     };
     if !is_initiator {
         say(connection, &first).await?;

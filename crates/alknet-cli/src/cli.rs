@@ -65,10 +65,18 @@ pub(crate) enum Command {
     Version,
     /// Checks the data directory, the configuration and the running node
     Doctor,
+    /// Writes the node to one file
+    Backup(commands::backup::BackupArgs),
+    /// Makes a data directory of a backup
+    Restore(commands::restore::RestoreArgs),
+    /// Lets systemd run the node
+    Service(commands::service::ServiceArgs),
     /// Makes a ticket with which another node becomes a peer
     Invite(commands::invite::InviteArgs),
     /// Becomes a peer of the node that made the ticket
     Join(commands::join::JoinArgs),
+    /// Lists who is shut out, shuts out, and lets in again
+    Bans(commands::bans::BansArgs),
     /// Lists and changes peers
     Peers(commands::peers::PeersArgs),
     /// Measures the way to a peer: time, path, relay or direct
@@ -99,6 +107,8 @@ pub(crate) enum Command {
     Logs(commands::logs::LogsArgs),
     /// Prints who called what
     Audit(commands::audit::AuditArgs),
+    /// Prints what happened: peers, grants, keys, links and more
+    Events(commands::events::EventsArgs),
     /// Prints completions for a shell
     Completions(commands::completions::CompletionsArgs),
     /// Prints a page of the reference
@@ -116,6 +126,7 @@ impl Command {
                 | Command::Exec(_)
                 | Command::Shell(_)
                 | Command::Ping(_)
+                | Command::Restore(_)
         )
     }
 }

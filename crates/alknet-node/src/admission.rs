@@ -2,18 +2,35 @@
 //! is read, every handler isolated, every connection ended when its right
 //! ends.
 
+mod bans;
+mod conduct;
+pub(crate) mod config;
 mod handshakes;
+mod offences;
+mod rates;
+mod refusals;
+mod source;
 
+use self::rates::Rates;
+pub(crate) use self::{
+    bans::{BanError, BanTarget, Bans, Unbarred},
+    conduct::{Conduct, Due, Watcher, Who},
+    offences::{Class, Measure, Offence, Offences},
+    refusals::{Refusal, Refusals},
+    source::{Prefix, Source},
+};
+use crate::node::OWNER;
 use alknet_call::{connection_code, quic::QuicConnection};
 use alknet_core::{
-    Caller, Credential, Dispatcher, IdentityProvider,
-    storage::IdentityIndex,
-    transport::{Admitted, Connection, ProtocolHandler},
+    AuditRow, Caller, Credential, Dispatcher, IdentityProvider,
+    storage::{IdentityIndex, StoreError},
+    transport::{Admitted, Connection, ConnectionInfo, ProtocolHandler},
 };
+use alknet_store::KeptBan;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use futures::FutureExt;
-use handshakes::{Handshake, Handshakes, Way};
+use handshakes::{DIRECT_MAX, Handshake, Handshakes, Way};
 use iroh::{
     Endpoint, RelayUrl,
     endpoint::{Incoming, IncomingAddr, VarInt, WeakConnectionHandle},
@@ -28,17 +45,16 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Time for a handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Handshakes under way before addresses must prove themselves.
 const PENDING_BEFORE_RETRY: usize = 64;
-/// Addresses whose rates are remembered.
-const ADDRESSES_KEPT: usize = 8192;
-/// Relays whose rates are remembered.
-const RELAYS_KEPT: usize = 256;
 
 /// Serves QUIC connections of one protocol; beside core's neutral handlers,
 /// those of this node that need the connection itself.
@@ -79,6 +95,9 @@ type Handlers = HashMap<Vec<u8>, Arc<dyn QuicHandler>>;
 pub(crate) struct AdmissionLimits {
     pub(crate) connections_per_identity_max: usize,
     pub(crate) connections_per_address_max: usize,
+    pub(crate) connections_of_strangers_max: usize,
+    pub(crate) connections_per_node_max: usize,
+    pub(crate) handshakes_in_flight_per_address: usize,
     pub(crate) handshakes_per_address: u32,
     pub(crate) handshakes_total: u32,
     /// Silence after which the other side counts as gone.
@@ -89,13 +108,17 @@ pub(crate) struct AdmissionLimits {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) accepted: AtomicU64,
-    pub(crate) refused: AtomicU64,
     pub(crate) handler_panics: AtomicU64,
+    /// Bans that nobody asked for.
+    pub(crate) bans: AtomicU64,
 }
 
 /// The open connections of the node, in both directions, and the way in.
 pub(crate) struct Admission {
     identities: Arc<IdentityIndex>,
+    /// The identities without those that are shut out.
+    pub(crate) unbarred: Arc<Unbarred>,
+    pub(crate) conduct: Arc<Conduct>,
     handlers: ArcSwap<Handlers>,
     limits: AdmissionLimits,
     open: Mutex<HashMap<u64, Open>>,
@@ -113,76 +136,7 @@ struct Open {
     credential: Option<Credential>,
     /// The peer behind it; a stranger has none.
     peer: Option<alknet_core::PeerId>,
-    address: Option<IpAddr>,
-}
-
-#[derive(Default)]
-struct Rates {
-    total: Bucket,
-    addresses: HashMap<IpAddr, Bucket>,
-    /// Strangers, by the relay that they come over.
-    relays: HashMap<RelayUrl, Bucket>,
-    /// When old addresses were last forgotten.
-    swept: Option<Instant>,
-    refusals_said: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Bucket {
-    used: f64,
-    at: Option<Instant>,
-}
-
-impl Bucket {
-    /// Whether one more fits into `rate` a second, with a burst of as many.
-    fn take(&mut self, rate: u32, now: Instant) -> bool {
-        let rate = f64::from(rate.max(1));
-        if let Some(at) = self.at {
-            self.used = (self.used - now.duration_since(at).as_secs_f64() * rate).max(0.0);
-        }
-        self.at = Some(now);
-        let fits = self.used + 1.0 <= rate;
-        if fits {
-            self.used += 1.0;
-        }
-        fits
-    }
-}
-
-impl Rates {
-    /// Whether an address keeps to its rate. While more addresses come than
-    /// can be remembered, new ones must prove themselves: they are forged, or
-    /// too many.
-    fn is_polite(&mut self, address: IpAddr, rate: u32, now: Instant) -> bool {
-        let second = Duration::from_secs(1);
-        if self.addresses.len() >= ADDRESSES_KEPT && !self.addresses.contains_key(&address) {
-            if self.swept.is_some_and(|at| now.duration_since(at) < second) {
-                return false;
-            }
-            self.swept = Some(now);
-            self.addresses
-                .retain(|_, bucket| bucket.at.is_some_and(|at| now.duration_since(at) < second));
-            if self.addresses.len() >= ADDRESSES_KEPT {
-                return false;
-            }
-        }
-        self.addresses.entry(address).or_default().take(rate, now)
-    }
-
-    /// Whether strangers may still come over a relay. There are no more
-    /// relays than this node was told of, most of them silent.
-    fn is_calm(&mut self, relay: &RelayUrl, rate: u32, now: Instant) -> bool {
-        if self.relays.len() >= RELAYS_KEPT && !self.relays.contains_key(relay) {
-            let second = Duration::from_secs(1);
-            self.relays
-                .retain(|_, bucket| bucket.at.is_some_and(|at| now.duration_since(at) < second));
-            if self.relays.len() >= RELAYS_KEPT {
-                return false;
-            }
-        }
-        let bucket = self.relays.entry(relay.clone()).or_default();
-        bucket.take(rate, now)
-    }
+    source: Option<Source>,
 }
 
 impl Open {
@@ -200,18 +154,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 enum Entry {
     Come(Handshake),
     ProveAddress,
-    Refuse,
+    Refuse(Refusal),
 }
 
 impl Admission {
-    pub(crate) fn new(identities: Arc<IdentityIndex>, limits: AdmissionLimits) -> Arc<Self> {
+    pub(crate) fn new(
+        identities: Arc<IdentityIndex>,
+        conduct: Arc<Conduct>,
+        limits: AdmissionLimits,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            unbarred: Arc::new(Unbarred {
+                identities: identities.clone(),
+                bans: conduct.bans.clone(),
+            }),
             identities,
+            conduct,
             handlers: ArcSwap::default(),
-            limits,
             open: Mutex::default(),
             rates: Mutex::default(),
-            handshakes: Handshakes::default(),
+            handshakes: Handshakes::new(limits.handshakes_in_flight_per_address),
+            limits,
             closing: AtomicBool::new(false),
             counters: Counters::default(),
             tasks: TaskTracker::new(),
@@ -256,8 +219,8 @@ impl Admission {
                         error.into_incoming().refuse();
                     }
                 }
-                Entry::Refuse => {
-                    self.refused("too many handshakes, or stopping");
+                Entry::Refuse(refusal) => {
+                    self.conduct.refusals.note(refusal);
                     incoming.refuse();
                 }
             }
@@ -266,7 +229,7 @@ impl Admission {
 
     fn entry(&self, incoming: &Incoming) -> Entry {
         if self.closing.load(Ordering::Relaxed) {
-            return Entry::Refuse;
+            return Entry::Refuse(Refusal::Stopping);
         }
         match incoming.remote_addr() {
             IncomingAddr::Ip(address) => {
@@ -276,26 +239,45 @@ impl Admission {
                 self.relayed_entry(&url, *endpoint_id.as_bytes())
             }
             // There is no other transport.
-            _ => Entry::Refuse,
+            _ => Entry::Refuse(Refusal::Handshakes),
         }
     }
 
     fn direct_entry(&self, address: IpAddr, is_validated: bool) -> Entry {
-        let Some(handshake) = self.handshakes.begin(Way::Direct) else {
-            return Entry::Refuse;
-        };
-        let now = Instant::now();
+        if self.conduct.bans.bars_address(address) {
+            return Entry::Refuse(Refusal::Banned);
+        }
+        let (source, who, now) = (
+            Source::of_address(address),
+            Who::at(address),
+            Instant::now(),
+        );
         let mut rates = lock(&self.rates);
         let calm = rates.total.take(self.limits.handshakes_total, now)
-            && self.handshakes.direct() <= PENDING_BEFORE_RETRY;
-        let polite = rates.is_polite(address, self.limits.handshakes_per_address, now);
-        match (is_validated, polite, calm) {
-            (_, true, true) | (true, true, false) => Entry::Come(handshake),
+            && self.handshakes.direct() < PENDING_BEFORE_RETRY;
+        let polite = rates.is_polite(source, self.limits.handshakes_per_address, now);
+        drop(rates);
+        let comes = match (is_validated, polite, calm) {
+            (true, false, false) => None,
             // Whoever owns the address is slowed down; whoever forged it
             // never answers.
-            (false, _, _) => Entry::ProveAddress,
-            (true, false, true) => Entry::Come(handshake),
-            (true, false, false) => Entry::Refuse,
+            (false, false, _) | (false, _, false) => return Entry::ProveAddress,
+            _ if self.conduct.is_slowed(&who) => match is_validated {
+                true => return Entry::Refuse(Refusal::Slowed),
+                false => return Entry::ProveAddress,
+            },
+            _ => self.handshakes.begin(Way::Direct(source)),
+        };
+        match comes {
+            Some(handshake) => Entry::Come(handshake),
+            // Others may have forged that it is under way so often.
+            None if !is_validated && self.handshakes.direct() < DIRECT_MAX => Entry::ProveAddress,
+            None => {
+                if is_validated {
+                    self.conduct.offended(&who, Offence::Limit);
+                }
+                Entry::Refuse(Refusal::Handshakes)
+            }
         }
     }
 
@@ -303,19 +285,29 @@ impl Admission {
     /// make up keys. It has its share, which direct handshakes never need.
     fn relayed_entry(&self, relay: &RelayUrl, key: [u8; 32]) -> Entry {
         let credential = Credential::NodeKey(key);
-        let is_known = self.identities.resolve(&credential).is_some();
+        let is_known = self.unbarred.resolve(&credential).is_some();
         let rate = self.limits.handshakes_total;
+        if self.conduct.bans.bars_key(&key) {
+            return Entry::Refuse(Refusal::Banned);
+        }
+        let who = Who {
+            address: None,
+            key: Some(key),
+            peer: None,
+        };
+        if !is_known && self.conduct.is_slowed(&who) {
+            return Entry::Refuse(Refusal::Slowed);
+        }
         if !is_known && !lock(&self.rates).is_calm(relay, rate, Instant::now()) {
-            return Entry::Refuse;
+            return Entry::Refuse(Refusal::Handshakes);
         }
         let way = Way::Relayed {
             relay: relay.clone(),
             key,
             is_known,
         };
-        self.handshakes
-            .begin(way)
-            .map_or(Entry::Refuse, Entry::Come)
+        let comes = self.handshakes.begin(way);
+        comes.map_or(Entry::Refuse(Refusal::Handshakes), Entry::Come)
     }
 
     async fn welcome(self: Arc<Self>, incoming: Incoming, handshake: Handshake) {
@@ -331,55 +323,102 @@ impl Admission {
             Err(_) => return tracing::debug!("handshake took too long"),
         };
         let Some(handler) = self.handlers.load().get(&connection.info().alpn).cloned() else {
-            return connection.close(connection_code::NOT_ADMITTED, "no such protocol");
+            return self.refuse(&connection, Refusal::Protocol);
         };
         match self.admit(&connection, &*handler) {
             Ok((caller, held)) => self.serve(connection, caller, handler, held).await,
-            Err((code, reason)) => {
-                self.refused(reason);
-                connection.close(code, reason);
-            }
+            Err(refusal) => self.refuse(&connection, refusal),
         }
     }
 
-    /// Decides from the key alone, before a stream is read; counts the
-    /// connection if it is let in.
+    fn refuse(&self, connection: &QuicConnection, refusal: Refusal) {
+        self.conduct.refusals.note(refusal);
+        let code = match refusal {
+            Refusal::Banned | Refusal::UnknownKey | Refusal::Protocol => {
+                connection_code::NOT_ADMITTED
+            }
+            _ => connection_code::LIMIT,
+        };
+        connection.close(code, refusal.reason());
+    }
+
+    /// Decides from the key and the address alone, before a stream is read;
+    /// counts the connection if it is let in.
     fn admit(
         &self,
         connection: &QuicConnection,
         handler: &dyn QuicHandler,
-    ) -> Result<(Caller, Held<'_>), (u32, &'static str)> {
-        let credential = connection.info().credential.clone();
-        let known =
-            credential.and_then(|credential| Caller::resolve(&*self.identities, credential));
-        if known.is_none() && !handler.admits_strangers() {
-            return Err((connection_code::NOT_ADMITTED, "not a peer of this node"));
+    ) -> Result<(Caller, Held<'_>), Refusal> {
+        let info = connection.info();
+        let who = self.conduct.who(info);
+        if self.bars(&who) {
+            return Err(Refusal::Banned);
         }
-        let address = connection.info().remote.map(|remote| remote.ip());
+        let credential = info.credential.clone();
+        let known = credential.and_then(|credential| Caller::resolve(&*self.unbarred, credential));
+        if known.is_none() && !handler.admits_strangers() {
+            self.conduct.offended(&who, Offence::UnknownKey);
+            return Err(Refusal::UnknownKey);
+        }
         // Counted and taken in one step: connections come at the same time.
         let mut open = lock(&self.open);
-        let same_address = open
-            .values()
-            .filter(|held| held.address.is_some() && held.address == address)
-            .count();
-        if same_address >= self.limits.connections_per_address_max {
-            return Err((
-                connection_code::LIMIT,
-                "too many connections from this address",
-            ));
+        if let Err(refusal) = self.fits(&open, info, known.as_ref()) {
+            drop(open);
+            self.conduct.offended(&who, Offence::Limit);
+            return Err(refusal);
         }
-        if let Some(caller) = &known {
-            let same_peer = open
-                .values()
-                .filter(|held| held.peer.as_ref() == Some(caller.id()))
-                .count();
-            if same_peer >= self.limits.connections_per_identity_max {
-                return Err((connection_code::LIMIT, "too many connections of this peer"));
-            }
+        if known.is_some() {
+            self.conduct.came(&who);
         }
         let caller = known.unwrap_or_else(Caller::anonymous);
         let held = self.enter(&mut open, connection, &caller);
         Ok((caller, held))
+    }
+
+    fn bars(&self, who: &Who) -> bool {
+        let bans = &self.conduct.bans;
+        who.address
+            .is_some_and(|address| bans.bars_address(address))
+            || who.key.is_some_and(|key| bans.bars_key(&key))
+            || who.peer.as_ref().is_some_and(|peer| bans.bars_peer(peer))
+    }
+
+    /// Whether there is room for one more. Strangers take none of the room of
+    /// peers that come from the same address, and nobody that of the owner.
+    fn fits(
+        &self,
+        open: &HashMap<u64, Open>,
+        info: &ConnectionInfo,
+        known: Option<&Caller>,
+    ) -> Result<(), Refusal> {
+        let limits = &self.limits;
+        let count = |counts: &dyn Fn(&Open) -> bool| open.values().filter(|o| counts(o)).count();
+        if let Some(caller) = known {
+            let of_peer = count(&|held| held.peer.as_ref() == Some(caller.id()));
+            if of_peer >= limits.connections_per_identity_max {
+                return Err(Refusal::Peer);
+            }
+            if caller.id().as_str() == OWNER {
+                return Ok(());
+            }
+        }
+        if open.len() >= limits.connections_per_node_max {
+            return Err(Refusal::Node);
+        }
+        let address = info.remote.map(|remote| Source::of_address(remote.ip()));
+        let of_address = count(&|held| {
+            held.peer.is_some() == known.is_some()
+                && held.source.is_some()
+                && held.source == address
+        });
+        if of_address >= limits.connections_per_address_max {
+            return Err(Refusal::Address);
+        }
+        let strangers = || count(&|held| held.peer.is_none());
+        if known.is_none() && strangers() >= limits.connections_of_strangers_max {
+            return Err(Refusal::Strangers);
+        }
+        Ok(())
     }
 
     async fn serve(
@@ -419,7 +458,10 @@ impl Admission {
         self.tasks
             .spawn(connection.end_when_silent(self.limits.idle));
         let entry = Open {
-            address: connection.info().remote.map(|remote| remote.ip()),
+            source: connection
+                .info()
+                .remote
+                .map(|remote| Source::of_address(remote.ip())),
             peer: caller.is_authenticated().then(|| caller.id().clone()),
             credential: connection.info().credential.clone(),
             connection: connection.inner().weak_handle(),
@@ -437,14 +479,91 @@ impl Admission {
     }
 
     fn end_unless_known(&self, held: &Open) {
+        if self.is_barred(held) {
+            return held.close(connection_code::NOT_ADMITTED, Refusal::Banned.reason());
+        }
         let Some(peer) = &held.peer else { return };
         let now = held
             .credential
             .as_ref()
-            .and_then(|credential| self.identities.resolve(credential));
+            .and_then(|credential| self.unbarred.resolve(credential));
         if now.is_none_or(|identity| identity.id != *peer) {
             let reason = "no longer a peer of this node";
             held.close(connection_code::NOT_ADMITTED, reason);
+        }
+    }
+
+    /// Whether an open connection is of somebody who is shut out now, by any
+    /// of its paths.
+    fn is_barred(&self, held: &Open) -> bool {
+        let bans = &self.conduct.bans;
+        if bans.is_empty() {
+            return false;
+        }
+        let key = matches!(&held.credential, Some(Credential::NodeKey(key)) if bans.bars_key(key));
+        let peer = || held.peer.as_ref().is_some_and(|peer| bans.bars_peer(peer));
+        let paths = || {
+            let connection = held.connection.upgrade();
+            let addresses = connection.map(QuicConnection::new);
+            let addresses = addresses.map(|open| open.remote_addresses());
+            let mut addresses = addresses.into_iter().flatten();
+            addresses.any(|address| bans.bars_address(address.ip()))
+        };
+        key || peer() || paths()
+    }
+
+    /// Shuts somebody out: durable, and without an open connection, when it
+    /// returns. Answers how many were closed.
+    pub(crate) async fn shut_out(&self, ban: KeptBan, row: AuditRow) -> Result<usize, BanError> {
+        self.conduct.bans.add(ban, row).await?;
+        let barred = lock(&self.open)
+            .values()
+            .filter(|o| self.is_barred(o))
+            .count();
+        // Calls under way are judged again, and connections closed.
+        self.identities.announce();
+        for held in lock(&self.open).values() {
+            self.end_unless_known(held);
+        }
+        Ok(barred)
+    }
+
+    /// Lets somebody in again; `false` if there is no such ban.
+    pub(crate) async fn let_in(
+        &self,
+        target: &BanTarget,
+        row: AuditRow,
+    ) -> Result<bool, StoreError> {
+        let lifted = self.conduct.bans.remove(target, row).await?;
+        self.conduct.forgive(target);
+        self.identities.announce();
+        Ok(lifted)
+    }
+
+    /// Shuts out those whose score says so; run it for as long as the node
+    /// runs.
+    pub(crate) async fn keep_bans(self: Arc<Self>, mut due: mpsc::Receiver<Due>) {
+        while let Some(due) = due.recv().await {
+            let now = self.identities.now();
+            let target = due.target.to_string();
+            let ban = KeptBan {
+                target: target.clone(),
+                reason: due.reason.clone(),
+                banned_by: "node".into(),
+                created_at: now,
+                until: Some(now.plus(due.lasts)),
+            };
+            let mut row = AuditRow::event(now, "node", "bans/add");
+            row.resource = Some(target.clone());
+            row.detail = Some(due.reason.clone());
+            match self.shut_out(ban, row).await {
+                Ok(closed) => {
+                    self.counters.bans.fetch_add(1, Ordering::Relaxed);
+                    let minutes = due.lasts.as_secs() / 60;
+                    tracing::warn!(%target, reason = due.reason, minutes, closed, "shut out");
+                }
+                Err(cause) => tracing::error!(%target, %cause, "could not be shut out"),
+            }
         }
     }
 
@@ -476,24 +595,6 @@ impl Admission {
             for held in lock(&self.open).values() {
                 self.end_unless_known(held);
             }
-        }
-    }
-
-    /// One line a minute, not one an event.
-    fn refused(&self, reason: &str) {
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
-        let mut rates = lock(&self.rates);
-        if rates
-            .refusals_said
-            .is_none_or(|said| now.duration_since(said) >= Duration::from_secs(60))
-        {
-            rates.refusals_said = Some(now);
-            tracing::info!(
-                reason,
-                total = self.counters.refused.load(Ordering::Relaxed),
-                "refused a connection"
-            );
         }
     }
 }

@@ -1,28 +1,32 @@
 //! Puts a node together: configuration, stores, registry, endpoint, links.
 
 use crate::{
-    admission::{Admission, AdmissionLimits, Neutral, QuicHandler},
+    admission::{
+        Admission, AdmissionLimits, Bans, Conduct, Due, Measure, Neutral, QuicHandler, Watcher,
+    },
     config::{Config, ConfigError, ConfigSource, RelaySetting},
     connectivity,
     data_dir::{DataDir, DataDirError},
     dialer::StoreDialer,
     endpoint::{self, BindError, EndpointOptions},
-    find::{self, FindHandler, Finder, PeerLookup},
+    find::{self, AtRest, FindHandler, Finder, PeerLookup},
     join::{self, JoinHandler},
     logs::LogBuffer,
     node::{Node, OWNER, Parts, Shared, VERSION},
     operations::{OperationsError, configured_operations, demo_operations, names},
     ops,
+    records::{self, RecordedImports},
     relay::{Health, RelayParts, RelayServer, RelayServerConfig, RelayStartError, Relays},
+    secrets::{Credentials, ReplaceError, settle},
     setup::{InitError, InitOptions, NodeKeys, OpenKeysError, init, is_initialised, open_keys},
     unasked::Asked,
 };
-use alknet_call::{SessionConfig, links::Links, quic::QuicConnection};
+use alknet_call::{SessionConfig, conduct::Watched, links::Links, quic::QuicConnection};
 use alknet_core::{
-    AuditOutcome, AuditRow, AuditSink, AuditWriter, Caller, Dispatcher, GrantTarget, Grants,
-    PeerId, Registration, Registry, RoleName,
+    AuditRow, AuditSink, AuditWriter, Caller, Dispatcher, GrantTarget, Grants, PeerId,
+    Registration, Registry, RoleName, Secret,
     storage::{
-        AuditLog, IdempotencyStore, IdentityChange, IdentityIndex, IdentityStore, ImportStore,
+        AuditLog, EventLog, IdempotencyStore, IdentityChange, IdentityIndex, IdentityStore,
         NodeKey, PeerRecord, SharedClock, StoreError, system_clock,
     },
     transport::ProtocolHandler,
@@ -43,7 +47,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How often, and after which waits, a directory in use is tried again.
 const LOCK_TRIES: u32 = 5;
@@ -73,6 +77,9 @@ pub enum StartError {
     /// The keys could not be read.
     #[error(transparent)]
     Keys(#[from] OpenKeysError),
+    /// A replacement of the vault was interrupted, and cannot be ended.
+    #[error("failed to end an interrupted replacement of the vault")]
+    Settle(#[from] ReplaceError),
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] OpenStoreError),
@@ -122,6 +129,7 @@ impl StartError {
             }
             StartError::Init(error) => error.hint(),
             StartError::Keys(OpenKeysError::Vault(error)) => vault_hint(error),
+            StartError::Keys(error) => error.passphrase_hint(),
             StartError::Store(error) => store_hint(error),
             StartError::Bind(error) => error.hint(),
             StartError::RelayServer(error) => error.hint(),
@@ -183,6 +191,7 @@ pub struct NodeBuilder {
     operations: Vec<Registration>,
     handlers: Vec<Arc<dyn ProtocolHandler>>,
     clock: Option<SharedClock>,
+    passphrase: Option<Secret>,
 }
 
 impl std::fmt::Debug for NodeBuilder {
@@ -282,6 +291,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Opens the keys with this passphrase, if one protects them; new keys are
+    /// protected by it. It is wiped when they are open.
+    pub fn passphrase(mut self, passphrase: Secret) -> Self {
+        self.passphrase = Some(passphrase);
+        self
+    }
+
     fn overrides(&self) -> Override {
         let (name, bind, relays) = (self.name.clone(), self.bind, self.relays.clone());
         let mdns = self.mdns;
@@ -308,7 +324,7 @@ impl NodeBuilder {
     /// # Errors
     ///
     /// [`StartError`]: one sentence, and a hint where there is one.
-    pub async fn spawn(self) -> Result<Node, StartError> {
+    pub async fn spawn(mut self) -> Result<Node, StartError> {
         let data = DataDir::new(self.data_dir.clone().ok_or(StartError::NoDataDir)?);
         let overrides = self.overrides();
         let source = self.source(&data);
@@ -323,7 +339,11 @@ impl NodeBuilder {
         data.create()?;
         let lock = lock_directory(&data).await?;
         data.check_modes()?;
-        let (keys, store) = open_files(&data).await?;
+        settle(&data).await?;
+        let (keys, store) = open_files(&data, self.passphrase.take()).await?;
+        let key_version = store.sealing_key_version().await;
+        keys.seals
+            .use_version(key_version.map_err(StartError::StoreUse)?);
         let (audit, writer) = AuditWriter::new();
         let started_at = clock();
 
@@ -344,11 +364,18 @@ impl NodeBuilder {
             store.clone(),
             identities.clone(),
             known_relays.clone(),
-            (keys.node.clone(), keys.at_rest.clone()),
+            (keys.node.clone(), AtRest::new(keys.seals.clone())),
             config.network.gossip,
         );
         let finder = Arc::new(finder.await.map_err(StartError::StoreUse)?);
-        let admission = Admission::new(identities.clone(), admission_limits(&config));
+        let bans = Bans::load(store.clone(), clock.clone(), config.bans.bans_max);
+        let bans = Arc::new(bans.await.map_err(StartError::StoreUse)?);
+        let (conduct, bans_due) = Conduct::new(identities.clone(), bans, measure(&config));
+        let admission = Admission::new(
+            identities.clone(),
+            conduct.clone(),
+            admission_limits(&config),
+        );
         let endpoint = endpoint::open(
             &data,
             EndpointOptions {
@@ -363,6 +390,7 @@ impl NodeBuilder {
             },
         )
         .await?;
+        conduct.set_own(bound_addresses(&endpoint));
 
         let relay = match config.relay.enabled {
             true => {
@@ -391,7 +419,8 @@ impl NodeBuilder {
             overrides,
             identities: identities.clone(),
             audit_log: store_for_shared.clone() as Arc<dyn AuditLog>,
-            imports: store_for_shared.clone() as Arc<dyn ImportStore>,
+            events: store_for_shared.clone() as Arc<dyn EventLog>,
+            imports: Arc::new(RecordedImports::new(store.clone(), clock.clone())),
             logs: self.logs.clone().unwrap_or_default(),
             exec: exec.clone(),
             name: name.clone(),
@@ -401,6 +430,13 @@ impl NodeBuilder {
             relay,
             finder: finder.clone(),
             key: *keys.node.public().as_bytes(),
+            credentials: Arc::new(Credentials::new(
+                store.clone(),
+                identities.clone(),
+                keys.seals.clone(),
+                data.path().to_owned(),
+                *keys.node.public().as_bytes(),
+            )),
             started: Instant::now(),
             started_at,
             stop: watch::Sender::new(None),
@@ -419,6 +455,9 @@ impl NodeBuilder {
             operations.extend(demo_operations());
         }
         operations.extend(self.operations);
+        shared.credentials.serve(registry.clone());
+        let handed = shared.credentials.hand_to(&operations).await;
+        handed.map_err(StartError::StoreUse)?;
         registry
             .register(operations)
             .map_err(OperationsError::Registration)?;
@@ -426,7 +465,7 @@ impl NodeBuilder {
 
         let known = identities.clone();
         let door = Dispatcher::builder(registry)
-            .identities(identities.clone())
+            .identities(admission.unbarred.clone())
             .idempotency(store_for_shared.clone() as Arc<dyn IdempotencyStore>)
             .audit(audit.clone())
             .limits(config.limits.door())
@@ -453,6 +492,7 @@ impl NodeBuilder {
         let session = SessionConfig {
             software: format!("alknet/{VERSION}"),
             node_name: name.clone(),
+            watched: Watched::by(Arc::new(Watcher(conduct.clone()))),
             ..SessionConfig::default()
         };
         let links = Links::new(
@@ -475,7 +515,12 @@ impl NodeBuilder {
 
         // Only now: a start that failed until here changed nothing, and the
         // next one has no crash to tell of.
-        after_crash(&store, &audit, started_at).await?;
+        records::started(&store, started_at, VERSION)
+            .await
+            .map_err(StartError::StoreUse)?;
+        let node_id = alknet_core::storage::hex32::encode(&shared.key);
+        let noted = store.note_node(&node_id).await;
+        noted.map_err(StartError::StoreUse)?;
         let (audit_stop, stopped) = oneshot::channel::<()>();
         let log = shared.audit_log.clone();
         let audit_task = tokio::spawn(async move {
@@ -490,7 +535,7 @@ impl NodeBuilder {
 
         shared.refresh_places();
         serve_protocols(&shared, &endpoint, &admission, &audit, self.handlers);
-        let tasks = spawn_tasks(&shared, &endpoint, &admission, store.clone());
+        let tasks = spawn_tasks(&shared, &endpoint, &admission, store.clone(), bans_due);
         for peer in &identities.snapshot().peers {
             shared.keep_link(&peer.id);
         }
@@ -563,12 +608,34 @@ fn admission_limits(config: &Config) -> AdmissionLimits {
         connections_per_address_max: config.limits.connections_per_address_max,
         handshakes_per_address: config.limits.handshakes_per_address,
         handshakes_total: config.limits.handshakes_total,
+        connections_of_strangers_max: config.limits.connections_of_strangers_max,
+        connections_per_node_max: config.limits.connections_per_node_max,
+        handshakes_in_flight_per_address: config.limits.handshakes_in_flight_per_address,
         idle: config.limits.quic().idle,
     }
 }
 
+/// Addresses at which this node alone listens, if it does not at all of them:
+/// its command line comes from there.
+fn bound_addresses(endpoint: &iroh::Endpoint) -> Vec<std::net::IpAddr> {
+    let bound = endpoint.bound_sockets().into_iter();
+    let bound = bound.map(|socket| socket.ip().to_canonical());
+    bound.filter(|address| !address.is_unspecified()).collect()
+}
+
+fn measure(config: &Config) -> Measure {
+    Measure {
+        failures_before_delay: config.limits.failures_before_delay,
+        delay_max: Duration::from_millis(config.limits.failure_delay_max_ms),
+        bans: config.bans.clone(),
+    }
+}
+
 /// Keys and store, off the runtime's threads: both wait for the disk.
-async fn open_files(data: &DataDir) -> Result<(NodeKeys, Store), StartError> {
+async fn open_files(
+    data: &DataDir,
+    passphrase: Option<Secret>,
+) -> Result<(NodeKeys, Store), StartError> {
     let data = data.clone();
     let opened = tokio::task::spawn_blocking(move || {
         if !is_initialised(data.path()) {
@@ -577,31 +644,17 @@ async fn open_files(data: &DataDir) -> Result<(NodeKeys, Store), StartError> {
             if data.database().exists() {
                 return Err(StartError::KeysMissing(data.path().to_owned()));
             }
-            init(data.path(), &InitOptions::default())?;
+            let options = InitOptions {
+                passphrase: passphrase.as_ref(),
+                ..InitOptions::default()
+            };
+            init(data.path(), &options)?;
         }
-        let keys = open_keys(&data)?;
+        let keys = open_keys(&data, passphrase.as_ref())?;
         let store = Store::open(&data.database())?;
         Ok::<_, StartError>((keys, store))
     });
     opened.await.map_err(|_| StartError::Runtime)?
-}
-
-/// After a crash, up to 200 ms of audit rows may be missing: that is said in
-/// the log itself.
-async fn after_crash(
-    store: &Store,
-    audit: &AuditSink,
-    now: alknet_core::storage::Timestamp,
-) -> Result<(), StartError> {
-    if store.unclean_start() {
-        tracing::warn!(
-            "the node was not stopped cleanly; up to 200 ms of audit rows may be missing"
-        );
-        let mut row = AuditRow::event(now, "node", "node/start");
-        row.outcome = AuditOutcome::code("unclean-start".into());
-        audit.record(row).await;
-    }
-    store.mark_running().await.map_err(StartError::StoreUse)
 }
 
 /// The command line's own peer, with the role `admin`.
@@ -677,7 +730,8 @@ fn serve_protocols(
         joined: Box::new(move |peer| joined.keep_link(peer)),
         finder: shared.finder.clone(),
         audit: audit.clone(),
-        failures: join::Failures::default(),
+        conduct: admission.conduct.clone(),
+        waiting: join::Waiting::default(),
     };
     admission.serve_alpn(
         endpoint,
@@ -704,13 +758,18 @@ fn spawn_tasks(
     endpoint: &iroh::Endpoint,
     admission: &Arc<Admission>,
     store: Store,
+    bans_due: mpsc::Receiver<Due>,
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let mut tasks = vec![
         tokio::spawn(admission.clone().accept_loop(endpoint.clone())),
         tokio::spawn(admission.clone().watch_rights()),
+        tokio::spawn(admission.clone().keep_bans(bans_due)),
     ];
+    tasks.push(tokio::spawn(shared.credentials.clone().follow()));
     let identities = shared.identities.clone();
     tasks.push(tokio::spawn(async move { identities.expire().await }));
+    let identities = shared.identities.clone();
+    tasks.push(tokio::spawn(async move { identities.note_uses().await }));
     let following = connectivity::follow(shared.clone(), endpoint.clone());
     tasks.push(tokio::spawn(following));
     if shared.finder.gossips() {
@@ -724,6 +783,8 @@ fn spawn_tasks(
             Err(cause) => tracing::warn!(%cause, "mDNS was switched on and cannot be used here"),
         }
     }
+    tasks.push(tokio::spawn(records::tell_of_links(shared.clone())));
+    tasks.push(tokio::spawn(records::retain(shared.clone())));
     let seeing = shared.clone();
     tasks.push(tokio::spawn(async move { note_seen(seeing).await }));
     let (identities, kept) = (

@@ -1,6 +1,9 @@
 //! Configuration: `alknet.toml`, documented field by field, misspellings
 //! refused with what was meant.
 
+use crate::admission::config::BansConfig;
+use crate::join::DELAY_MAX;
+use crate::records::{AuditConfig, EventsConfig};
 use crate::relay::{ParseRelayError, RelayAddress, RelayServerConfig};
 use alknet_call::quic::QuicLimits;
 use alknet_core::{
@@ -34,6 +37,12 @@ pub struct Config {
     pub relay: RelayServerConfig,
     /// What callers may ask of it.
     pub limits: LimitsConfig,
+    /// Who is shut out without being asked.
+    pub bans: BansConfig,
+    /// How long events are kept.
+    pub events: EventsConfig,
+    /// How long rows of the audit log are kept.
+    pub audit: AuditConfig,
     /// How programs are run.
     pub exec: ExecConfig,
     /// How connections are opened and taken for callers.
@@ -118,6 +127,13 @@ pub struct LimitsConfig {
     /// Calls a second that a peer, or each originator behind it, may go on
     /// making; 0 for no such limit.
     pub peer_rate_per_second: u32,
+    /// Bytes that a peer, or each originator behind it, may have carried at
+    /// once; counted only if `bytes_per_second` is given.
+    pub bytes_burst: u64,
+    /// Bytes a second that a peer, or each originator behind it, may go on
+    /// having carried: inputs, replies, items and channels. What is too much
+    /// is made up for before the next call. 0 for no such limit.
+    pub bytes_per_second: u64,
     /// Streams a connection: calls in flight on it.
     pub streams_per_connection_max: u32,
     /// Bytes a stream may receive before they are read; never above 2 MiB.
@@ -126,12 +142,25 @@ pub struct LimitsConfig {
     pub connection_window_bytes: u32,
     /// Connections of one identity.
     pub connections_per_identity_max: usize,
-    /// Connections from one address.
+    /// Connections from one address (of IPv6: from its /64): of peers, and of
+    /// strangers, each.
     pub connections_per_address_max: usize,
-    /// Handshakes a second from one address.
+    /// Connections of strangers, who come while an invite is open.
+    pub connections_of_strangers_max: usize,
+    /// Connections in all; the node's own command line is always let in.
+    pub connections_per_node_max: usize,
+    /// Handshakes a second from one address (of IPv6: from its /64).
     pub handshakes_per_address: u32,
+    /// Handshakes under way from one address (of IPv6: from its /64).
+    pub handshakes_in_flight_per_address: usize,
     /// Handshakes a second in all, before addresses must prove themselves.
     pub handshakes_total: u32,
+    /// Failed attempts of an address (of IPv6: of its /64; over relays: of a
+    /// key) within ten minutes, after which it waits: a second at first, twice
+    /// as long each time.
+    pub failures_before_delay: u32,
+    /// The longest that it waits; at most 8000.
+    pub failure_delay_max_ms: u64,
     /// Silence after which a peer counts as gone.
     pub idle_ms: u64,
     /// Time that calls get to finish when the node stops.
@@ -158,13 +187,20 @@ impl Default for LimitsConfig {
             rate_per_second: door.rate_per_second,
             peer_rate_burst: door.peer_rate_burst,
             peer_rate_per_second: door.peer_rate_per_second,
+            bytes_burst: door.bytes_burst,
+            bytes_per_second: door.bytes_per_second,
             streams_per_connection_max: quic.streams_per_connection_max,
             stream_window_bytes: quic.stream_window_bytes,
             connection_window_bytes: quic.connection_window_bytes,
             connections_per_identity_max: 64,
             connections_per_address_max: 256,
+            connections_of_strangers_max: 256,
+            connections_per_node_max: 4096,
             handshakes_per_address: 20,
+            handshakes_in_flight_per_address: 64,
             handshakes_total: 200,
+            failures_before_delay: 5,
+            failure_delay_max_ms: ms(DELAY_MAX),
             idle_ms: ms(quic.idle),
             drain_ms: 10_000,
         }
@@ -210,6 +246,26 @@ impl LimitsConfig {
                 u64::from(self.handshakes_per_address),
                 1,
             ),
+            (
+                "connections_of_strangers_max",
+                self.connections_of_strangers_max as u64,
+                1,
+            ),
+            (
+                "connections_per_node_max",
+                self.connections_per_node_max as u64,
+                1,
+            ),
+            (
+                "handshakes_in_flight_per_address",
+                self.handshakes_in_flight_per_address as u64,
+                1,
+            ),
+            (
+                "failures_before_delay",
+                u64::from(self.failures_before_delay),
+                1,
+            ),
             ("handshakes_total", u64::from(self.handshakes_total), 1),
             ("idle_ms", self.idle_ms, 1000),
         ];
@@ -222,6 +278,11 @@ impl LimitsConfig {
         if self.idle_ms > IDLE_MS_MAX {
             let message = format!("{} is too large: at most {IDLE_MS_MAX}", self.idle_ms);
             return Err(ConfigError::value("limits.idle_ms", message));
+        }
+        if Duration::from_millis(self.failure_delay_max_ms) > DELAY_MAX {
+            let most = DELAY_MAX.as_millis();
+            let message = format!("{} is too large: at most {most}", self.failure_delay_max_ms);
+            return Err(ConfigError::value("limits.failure_delay_max_ms", message));
         }
         Ok(())
     }
@@ -243,6 +304,8 @@ impl LimitsConfig {
         limits.rate_per_second = self.rate_per_second;
         limits.peer_rate_burst = self.peer_rate_burst;
         limits.peer_rate_per_second = self.peer_rate_per_second;
+        limits.bytes_burst = self.bytes_burst;
+        limits.bytes_per_second = self.bytes_per_second;
         limits
     }
 
@@ -442,6 +505,8 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.check_name()?;
         self.limits.check()?;
+        let bans = self.bans.check();
+        bans.map_err(|(field, message)| ConfigError::value(field, message))?;
         if self.limits.stream_window_bytes > 2 * 1024 * 1024 {
             return Err(ConfigError::value(
                 "limits.stream_window_bytes",
@@ -453,6 +518,9 @@ impl Config {
                 .map_err(|message| ConfigError::value("network.relays", message))?;
         }
         self.check_relay()?;
+        for checked in [self.events.check(), self.audit.check()] {
+            checked.map_err(|(field, message)| ConfigError::value(field, message))?;
+        }
         self.role_set(Vec::new()).map(drop)
     }
 

@@ -63,7 +63,7 @@ impl StoreDialer {
         // uses; the current one is asked for first.
         for held in &record.node_keys {
             let credential = Credential::NodeKey(held.key);
-            if self.identities.resolve(&credential).is_none() {
+            if self.admission.unbarred.resolve(&credential).is_none() {
                 continue;
             }
             match self.dial_key(peer, &held.key, &record, alpn).await {
@@ -102,7 +102,7 @@ impl StoreDialer {
             })?;
         let connection = QuicConnection::new(connection);
         // The record may have changed while the network was asked.
-        let caller = Caller::resolve(&*self.identities, Credential::NodeKey(*key))
+        let caller = Caller::resolve(&*self.admission.unbarred, Credential::NodeKey(*key))
             .ok_or_else(|| DialError::NotAllowed(peer.clone()))?;
         let (admission, held, known) = (self.admission.clone(), connection.clone(), caller.clone());
         // Counted for as long as it is open, and kept open by whoever asked

@@ -2,7 +2,7 @@
 //! proven. One stream, 4 KiB, ten seconds.
 
 use crate::{
-    admission::QuicHandler,
+    admission::{Conduct, Offence, QuicHandler, Refusal, Source, Who},
     dialer::{endpoint_addr, vetted},
     find::{Finder, NetworkSecret},
     netcheck::ask_relay,
@@ -26,7 +26,7 @@ use iroh::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     net::{IpAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -43,12 +43,9 @@ pub(crate) const ALPN: &[u8] = b"alknet/join/1";
 pub(crate) const MESSAGE_BYTES_MAX: u64 = 4096;
 /// Time for the whole exchange.
 pub(crate) const EXCHANGE_MAX: Duration = Duration::from_secs(10);
-/// Failures of an address before it is slowed down.
-const FAILURES_BEFORE_DELAY: u32 = 5;
-/// Longest delay of an address that keeps failing.
-const DELAY_MAX: Duration = Duration::from_secs(8);
-/// Addresses whose failures are remembered.
-const ADDRESSES_KEPT: usize = 1024;
+/// Longest delay of an address that keeps failing: whoever redeems a ticket
+/// waits no longer for the answer.
+pub(crate) const DELAY_MAX: Duration = Duration::from_secs(8);
 /// Bytes of the list of grants in a message; what does not fit is counted.
 const GIVES_BYTES_MAX: usize = 1536;
 /// Bytes of a relay's URL in a message.
@@ -67,8 +64,6 @@ const REFUSAL_MAX: Duration = Duration::from_secs(4);
 /// How long a token is shown: at least, and at most until a relay was tried.
 const SHOWN_MIN: Duration = Duration::from_millis(500);
 const SHOWN_MAX: Duration = Duration::from_secs(3);
-/// How long a failure counts.
-const FAILURE_KEPT: Duration = Duration::from_secs(600);
 
 /// What a newcomer sends (JSON, one line of fields; unknown ones are ignored).
 #[derive(Serialize, Deserialize)]
@@ -131,46 +126,36 @@ pub(crate) struct JoinHandler {
     pub(crate) joined: Box<dyn Fn(&PeerId) + Send + Sync>,
     pub(crate) finder: Arc<Finder>,
     pub(crate) audit: alknet_core::AuditSink,
-    pub(crate) failures: Failures,
+    pub(crate) conduct: Arc<Conduct>,
+    pub(crate) waiting: Waiting,
 }
 
-/// Failed attempts per address.
+/// Those who failed too often, and wait for an answer: each may wait once, so
+/// that guessing at the same time is no faster.
 #[derive(Default)]
-pub(crate) struct Failures(Mutex<HashMap<IpAddr, (u32, Instant)>>);
+pub(crate) struct Waiting(Mutex<HashSet<Source>>);
 
-impl Failures {
-    /// How long this address has to wait before it is answered.
-    fn delay(&self, address: Option<IpAddr>) -> Duration {
-        let Some(address) = address else {
-            return Duration::ZERO;
-        };
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = held
-            .get(&address)
-            .filter(|(_, at)| at.elapsed() < FAILURE_KEPT)
-            .map_or(0, |(count, _)| *count);
-        match failed.checked_sub(FAILURES_BEFORE_DELAY) {
-            None => Duration::ZERO,
-            Some(over) => Duration::from_secs(1 << over.min(3)).min(DELAY_MAX),
-        }
+/// One who waits, until this is dropped.
+struct Turn<'a> {
+    waiting: &'a Waiting,
+    source: Source,
+}
+
+impl Waiting {
+    fn begin(&self, source: Source) -> Option<Turn<'_>> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(source).then_some(Turn {
+            waiting: self,
+            source,
+        })
     }
+}
 
-    fn failed(&self, address: Option<IpAddr>) {
-        let Some(address) = address else { return };
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.len() >= ADDRESSES_KEPT {
-            held.retain(|_, (_, at)| at.elapsed() < FAILURE_KEPT);
-        }
-        while held.len() >= ADDRESSES_KEPT && !held.contains_key(&address) {
-            let oldest = held.iter().min_by_key(|(_, (_, at))| *at);
-            let Some(oldest) = oldest.map(|(address, _)| *address) else {
-                break;
-            };
-            held.remove(&oldest);
-        }
-        let now = Instant::now();
-        let entry = held.entry(address).or_insert((0, now));
-        *entry = (entry.0 + 1, now);
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let waiting = &self.waiting.0;
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.remove(&self.source);
     }
 }
 
@@ -208,7 +193,7 @@ impl QuicHandler for JoinHandler {
 
 impl JoinHandler {
     async fn exchange(&self, connection: &QuicConnection) -> std::io::Result<()> {
-        let address = connection.info().remote.map(|remote| remote.ip());
+        let who = Who::of(connection.info());
         let asked = async {
             let accepted = connection.accept_bi().await;
             let mut stream = accepted.map_err(std::io::Error::other)?;
@@ -216,19 +201,38 @@ impl JoinHandler {
             Ok::<_, std::io::Error>((stream, request))
         };
         let (mut stream, request) = timeout(EXCHANGE_MAX, asked).await??;
-        tokio::time::sleep(self.failures.delay(address)).await;
-        let answer = match self.redeem(connection, request).await {
+        let answer = match self.answer(&who, connection, request).await {
             Ok(joined) => Answer::Joined(joined),
             Err(error) => {
-                self.failures.failed(address);
-                self.refused(connection, &error.code).await;
-                tracing::warn!(address = %connection.info().remote.map(|a| a.to_string()).unwrap_or_default(), code = %error.code, "a join was refused");
+                self.conduct.refusals.note(Refusal::Join);
+                tracing::debug!(address = ?who.address, code = %error.code, "a join was refused");
                 Answer::Refused(error)
             }
         };
         stream.send.write_all(&serde_json::to_vec(&answer)?).await?;
         stream.send.finish();
         Ok(())
+    }
+
+    /// Judges a request, later if requests of the same source failed lately.
+    async fn answer(
+        &self,
+        who: &Who,
+        connection: &QuicConnection,
+        request: Request,
+    ) -> Result<Joined, CallError> {
+        let delay = self.conduct.delay(who);
+        if let Some(source) = who.source().filter(|_| !delay.is_zero()) {
+            let turn = self.waiting.begin(source);
+            let _turn = turn.ok_or_else(|| too_many_failures(delay))?;
+            tokio::time::sleep(delay).await;
+        }
+        let redeemed = self.redeem(connection, request).await;
+        if let Err(error) = &redeemed {
+            self.conduct.offended(who, Offence::WrongTicket);
+            self.refused(connection, &error.code).await;
+        }
+        redeemed
     }
 
     async fn redeem(
@@ -372,6 +376,11 @@ fn told_addresses(mut places: PeerAddresses) -> PeerAddresses {
     places.relays.retain(|url| url.len() <= RELAY_BYTES_MAX);
     places.relays.truncate(RELAYS_MAX);
     places
+}
+
+fn too_many_failures(delay: Duration) -> CallError {
+    let message = "too many failed attempts; one of them waits for its answer already";
+    CallError::new(ErrorCode::RateLimited, message).with_retry_after(delay)
 }
 
 fn request_hash(secret: &str) -> Result<[u8; 32], CallError> {

@@ -10,13 +10,19 @@ use crate::{
     find::{Anchors, Finder, anchors, is_own_public},
     logs::LogBuffer,
     operations::{OperationsError, configured_operations},
+    records,
     relay::{self, Health, RelayServer, RelayServerStatus, RelayStartError, RelayUse, Relays},
+    secrets::Credentials,
     unasked::Asked,
 };
 use alknet_call::{Client, links::Links};
 use alknet_core::{
-    AuditSink, CallError, Caller, Change, Dispatcher, ErrorCode, OperationName, PeerId, RouteStep,
-    storage::{AuditLog, IdentityIndex, ImportStore, PeerAddresses, Timestamp, hex32},
+    AuditRow, AuditSink, CallError, Caller, Change, Dispatcher, ErrorCode, OperationName, PeerId,
+    RouteStep,
+    storage::{
+        AuditLog, EventKind, EventLog, IdentityIndex, ImportStore, NewEvent, PeerAddresses,
+        StoreError, Timestamp, hex32,
+    },
     transport::Connection,
 };
 use alknet_exec::{
@@ -122,6 +128,9 @@ pub enum ReloadError {
         /// Who holds it.
         holders: Vec<String>,
     },
+    /// That it was read could not be written down, so nothing has changed.
+    #[error("that the configuration was read cannot be recorded, so it was not applied")]
+    Record(#[source] StoreError),
 }
 
 impl ReloadError {
@@ -134,7 +143,10 @@ impl ReloadError {
                 .first()
                 .map(|peer| format!("alknet revoke {peer} {role}")),
             ReloadError::Relay(error) => error.hint(),
-            ReloadError::Operations(_) | ReloadError::Exec(_) | ReloadError::Net(_) => None,
+            ReloadError::Operations(_)
+            | ReloadError::Exec(_)
+            | ReloadError::Net(_)
+            | ReloadError::Record(_) => None,
         };
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -166,6 +178,8 @@ pub(crate) struct Shared {
     pub(crate) overrides: Box<dyn Fn(&mut Config) + Send + Sync>,
     pub(crate) identities: Arc<IdentityIndex>,
     pub(crate) audit_log: Arc<dyn AuditLog>,
+    /// What happened, for those who follow.
+    pub(crate) events: Arc<dyn EventLog>,
     pub(crate) imports: Arc<dyn ImportStore>,
     pub(crate) logs: LogBuffer,
     pub(crate) exec: Exec,
@@ -179,6 +193,8 @@ pub(crate) struct Shared {
     /// Where peers are, and how they are told where this node is.
     pub(crate) finder: Arc<Finder>,
     pub(crate) key: [u8; 32],
+    /// Secrets for the outside, and the keys that seal them.
+    pub(crate) credentials: Arc<Credentials>,
     pub(crate) started: Instant,
     pub(crate) started_at: Timestamp,
     pub(crate) stop: watch::Sender<Option<Option<Duration>>>,
@@ -447,8 +463,8 @@ impl Shared {
     }
 
     /// Reads the configuration again; all of it is checked before any of it
-    /// is applied.
-    pub(crate) async fn reload(&self) -> Result<ReloadReport, ReloadError> {
+    /// is applied, and `row` is written before it is in force.
+    pub(crate) async fn reload(&self, row: AuditRow) -> Result<ReloadReport, ReloadError> {
         let _one_at_a_time = self.reloading.lock().await;
         let mut next = self.source.read()?;
         (self.overrides)(&mut next);
@@ -462,6 +478,7 @@ impl Shared {
             ("name", next.name != old.name),
             ("network", next.network != old.network),
             ("limits", next.limits != old.limits),
+            ("bans", next.bans != old.bans),
             ("exec", next.exec != old.exec),
             ("net", next.net != old.net),
             ("relay", old.relay.needs_restart(&next.relay)),
@@ -505,8 +522,21 @@ impl Shared {
             *configured = names;
             report.applied.push("operation".into());
         }
-        if next.roles != old.roles {
-            report.applied.push("role".into());
+        for (section, differs) in [
+            ("role", next.roles != old.roles),
+            ("events", next.events != old.events),
+            ("audit", next.audit != old.audit),
+        ] {
+            if differs {
+                report.applied.push(section.into());
+            }
+        }
+        if let Err(error) = self.record_reload(row, &report).await {
+            // What cannot be recorded is not done.
+            if next.operations != old.operations {
+                self.take_back_operations(&old);
+            }
+            return Err(ReloadError::Record(error));
         }
         if next.roles != old.roles {
             Asked::by(self.door().registry()).warn_of_roles(&roles);
@@ -519,6 +549,7 @@ impl Shared {
             name: old.name,
             network: old.network,
             limits: old.limits,
+            bans: old.bans,
             exec: old.exec,
             net: old.net,
             relay: old.relay,
@@ -530,6 +561,49 @@ impl Shared {
             "configuration read again"
         );
         Ok(report)
+    }
+
+    /// Writes what was read, in one transaction with its event.
+    async fn record_reload(
+        &self,
+        mut row: AuditRow,
+        report: &ReloadReport,
+    ) -> Result<(), StoreError> {
+        let event = NewEvent::of(EventKind::CONFIG_RELOADED, "configuration", &row)
+            .with("applied", report.applied.clone())
+            .with("needs_restart", report.needs_restart.clone());
+        row.resource = Some("configuration".into());
+        row.detail = Some(match report.applied.as_slice() {
+            [] => "nothing applied".into(),
+            applied => format!("applied {}", applied.join(", ")),
+        });
+        self.events.append_events(vec![event], vec![row]).await
+    }
+
+    /// Puts the operations of the configuration in force back into their place.
+    fn take_back_operations(&self, old: &Config) {
+        let restored = configured_operations(old, &self.exec, self.data.path());
+        let restored = restored.and_then(|(add, _)| {
+            let mut configured = self
+                .configured
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let names = add
+                .iter()
+                .filter_map(|added| OperationName::parse(added.name()).ok())
+                .collect();
+            let remove = configured.clone();
+            let change = Change::ReplaceLocal { remove, add };
+            self.door()
+                .registry()
+                .apply(change)
+                .map_err(OperationsError::Registration)?;
+            *configured = names;
+            Ok(())
+        });
+        if let Err(cause) = restored {
+            tracing::error!(%cause, "operations of the configuration in force were not put back");
+        }
     }
 
     /// A role that goes while somebody holds it would take rights silently.
@@ -731,7 +805,8 @@ impl Node {
     ///
     /// [`ReloadError`]; then nothing has changed.
     pub async fn reload(&self) -> Result<ReloadReport, ReloadError> {
-        self.shared.reload().await
+        let row = AuditRow::event(self.shared.identities.now(), "host", "node/reload");
+        self.shared.reload(row).await
     }
 
     /// Waits until `node/shutdown` was called; answers with the time it
@@ -801,7 +876,7 @@ impl Node {
         if let Some(task) = self.audit_task.take() {
             let _ = task.await;
         }
-        if let Err(cause) = self.store.mark_clean().await {
+        if let Err(cause) = records::stopped(&self.store, shared.identities.now()).await {
             tracing::error!(%cause, "the store could not be marked as stopped cleanly");
         }
         self.store.close().await;

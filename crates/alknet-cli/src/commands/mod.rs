@@ -1,6 +1,8 @@
 //! One file per group of commands.
 
 pub(crate) mod audit;
+pub(crate) mod backup;
+pub(crate) mod bans;
 pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod completions;
@@ -9,7 +11,9 @@ pub(crate) mod detach;
 pub(crate) mod docs;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod explain;
 pub(crate) mod forward;
 pub(crate) mod grants;
 pub(crate) mod greeting;
@@ -19,10 +23,15 @@ pub(crate) mod invite;
 pub(crate) mod join;
 pub(crate) mod logs;
 pub(crate) mod netcheck;
+pub(crate) mod notify;
 pub(crate) mod ops;
+pub(crate) mod passphrase;
 pub(crate) mod peers;
 pub(crate) mod ping;
+pub(crate) mod progress;
 pub(crate) mod relay;
+pub(crate) mod restore;
+pub(crate) mod service;
 pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod status;
@@ -48,6 +57,9 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Status => status::run(app).await?,
         Command::Version => version(app)?,
         Command::Doctor => return doctor::run(app).await,
+        Command::Backup(args) => backup::run(app, args).await?,
+        Command::Restore(args) => return restore::run(app, args).await,
+        Command::Service(args) => return service::run(app, args).await,
         Command::Invite(args) => return invite::run(app, args).await,
         Command::Join(args) => join::run(app, args).await?,
         Command::Peers(args) => peers::run(app, args).await?,
@@ -64,7 +76,9 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Forward(args) => return forward::run(app, args).await,
         Command::Shell(args) => return shell::run(app, args).await,
         Command::Logs(args) => logs::run(app, &args).await?,
+        Command::Bans(args) => bans::run(app, args).await?,
         Command::Audit(args) => audit::run(app, &args).await?,
+        Command::Events(args) => events::run(app, &args).await?,
         Command::Completions(args) => completions::run(app, &args)?,
         Command::Docs(args) => docs::run(app, &args)?,
     }

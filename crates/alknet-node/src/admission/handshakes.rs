@@ -2,6 +2,7 @@
 //! came over a relay cannot shut out direct ones, nor strangers those whose
 //! keys are known.
 
+use super::Source;
 use iroh::RelayUrl;
 use std::{
     collections::HashMap,
@@ -10,7 +11,7 @@ use std::{
 };
 
 /// Direct handshakes under way before new ones are refused.
-const DIRECT_MAX: usize = 512;
+pub(super) const DIRECT_MAX: usize = 512;
 /// Handshakes under way that came over relays.
 const RELAYED_MAX: usize = 256;
 /// Those of them that came over one relay.
@@ -23,12 +24,15 @@ const STRANGERS_MAX: usize = 64;
 const STRANGERS_PER_RELAY_MAX: usize = 32;
 
 /// Handshakes under way. Clones share them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Handshakes(Arc<Mutex<UnderWay>>);
 
 #[derive(Default)]
 struct UnderWay {
+    /// Those that one address may have under way.
+    per_address_max: usize,
     direct: usize,
+    sources: HashMap<Source, usize>,
     relayed: usize,
     relays: HashMap<RelayUrl, usize>,
     keys: HashMap<[u8; 32], usize>,
@@ -39,7 +43,8 @@ struct UnderWay {
 /// By which way a handshake comes.
 #[derive(Clone, Debug)]
 pub(super) enum Way {
-    Direct,
+    /// From this address.
+    Direct(Source),
     /// What the relay says of it: nothing is proven yet.
     Relayed {
         relay: RelayUrl,
@@ -56,6 +61,14 @@ pub(super) struct Handshake {
 }
 
 impl Handshakes {
+    /// Of which each address may have so many under way.
+    pub(super) fn new(per_address_max: usize) -> Self {
+        Self(Arc::new(Mutex::new(UnderWay {
+            per_address_max,
+            ..UnderWay::default()
+        })))
+    }
+
     fn lock(&self) -> MutexGuard<'_, UnderWay> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,15 +89,13 @@ impl Handshakes {
 
 impl UnderWay {
     fn take(&mut self, way: &Way) -> bool {
-        let Way::Relayed {
-            relay,
-            key,
-            is_known,
-        } = way
-        else {
-            let fits = self.direct < DIRECT_MAX;
-            self.direct += usize::from(fits);
-            return fits;
+        let (relay, key, is_known) = match way {
+            Way::Direct(source) => return self.take_direct(*source),
+            Way::Relayed {
+                relay,
+                key,
+                is_known,
+            } => (relay, key, is_known),
         };
         let fits = self.relayed < RELAYED_MAX
             && count(&self.relays, relay) < PER_RELAY_MAX
@@ -104,15 +115,26 @@ impl UnderWay {
         fits
     }
 
+    fn take_direct(&mut self, source: Source) -> bool {
+        let fits = self.direct < DIRECT_MAX && count(&self.sources, &source) < self.per_address_max;
+        if fits {
+            self.direct += 1;
+            *self.sources.entry(source).or_default() += 1;
+        }
+        fits
+    }
+
     fn give_back(&mut self, way: &Way) {
-        let Way::Relayed {
-            relay,
-            key,
-            is_known,
-        } = way
-        else {
-            self.direct -= 1;
-            return;
+        let (relay, key, is_known) = match way {
+            Way::Direct(source) => {
+                self.direct -= 1;
+                return one_less(&mut self.sources, source);
+            }
+            Way::Relayed {
+                relay,
+                key,
+                is_known,
+            } => (relay, key, is_known),
         };
         self.relayed -= 1;
         one_less(&mut self.relays, relay);
@@ -149,6 +171,24 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    const PER_ADDRESS: usize = 8;
+
+    fn direct(address: u32) -> Way {
+        let address = std::net::IpAddr::from(address.to_be_bytes());
+        Way::Direct(Source::of_address(address))
+    }
+
+    #[test]
+    fn one_address_has_its_share() {
+        let all = Handshakes::new(PER_ADDRESS);
+        let held: Vec<_> = (0..20).filter_map(|_| all.begin(direct(1))).collect();
+        assert_eq!(held.len(), PER_ADDRESS);
+        assert!(all.begin(direct(2)).is_some());
+        drop(held);
+        assert!(all.begin(direct(1)).is_some());
+        assert_eq!(all.lock().sources.len(), 0);
+    }
+
     fn relayed(relay: u8, key: u16, is_known: bool) -> Way {
         let mut bytes = [0; 32];
         bytes[..2].copy_from_slice(&key.to_be_bytes());
@@ -168,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_flood_over_relays_shuts_out_neither_direct_handshakes_nor_known_keys() {
-        let all = Handshakes::default();
+        let all = Handshakes::new(PER_ADDRESS);
         let first = flood(&all, 1, false);
         assert_eq!(first.len(), STRANGERS_PER_RELAY_MAX);
         // Others come over another relay, and those that are known over this.
@@ -182,15 +222,15 @@ mod tests {
         let known = flood(&all, 1, true);
         assert_eq!(first.len() + known.len(), PER_RELAY_MAX);
         assert!(all.begin(relayed(2, 2000, true)).is_some());
-        let direct: Vec<_> = (0..DIRECT_MAX + 1)
-            .filter_map(|_| all.begin(Way::Direct))
+        let direct: Vec<_> = (0..=u32::try_from(DIRECT_MAX).unwrap())
+            .filter_map(|n| all.begin(direct(n)))
             .collect();
         assert_eq!(direct.len(), DIRECT_MAX);
     }
 
     #[test]
     fn one_key_has_its_share_over_all_relays() {
-        let all = Handshakes::default();
+        let all = Handshakes::new(PER_ADDRESS);
         let held: Vec<_> = (0..20)
             .filter_map(|relay| all.begin(relayed(relay, 7, true)))
             .collect();
@@ -200,13 +240,18 @@ mod tests {
 
     #[test]
     fn what_is_over_makes_room_and_leaves_nothing() {
-        let all = Handshakes::default();
+        let all = Handshakes::new(PER_ADDRESS);
         drop(flood(&all, 1, false));
         drop(flood(&all, 1, true));
-        drop(all.begin(Way::Direct));
+        drop(all.begin(direct(1)));
         assert_eq!(flood(&all, 1, false).len(), STRANGERS_PER_RELAY_MAX);
         let left = all.lock();
         assert_eq!((left.direct, left.relayed, left.strangers), (0, 0, 0));
-        assert!(left.relays.is_empty() && left.keys.is_empty() && left.stranger_relays.is_empty());
+        assert!(
+            left.sources.is_empty()
+                && left.relays.is_empty()
+                && left.keys.is_empty()
+                && left.stranger_relays.is_empty()
+        );
     }
 }

@@ -1,12 +1,19 @@
 //! Built-in operations of a node.
 
 mod audit;
+mod backup;
+mod bans;
+mod credentials;
+mod events;
+mod groups;
 mod invites;
+mod keys;
 mod netcheck;
 mod node;
 mod peers;
 mod ping;
 mod roles;
+mod vault;
 
 use crate::node::Shared;
 use alknet_core::{
@@ -31,7 +38,14 @@ pub(crate) fn builtin(shared: &Arc<Shared>) -> Vec<Registration> {
     operations.extend(peers::operations(shared));
     operations.extend(invites::operations(shared));
     operations.extend(audit::operations(shared));
+    operations.extend(events::operations(shared));
     operations.extend(roles::operations(shared));
+    operations.extend(keys::operations(shared));
+    operations.extend(groups::operations(shared));
+    operations.extend(credentials::operations(shared));
+    operations.extend(vault::operations(shared));
+    operations.extend(bans::operations(shared));
+    operations.push(backup::operation(shared));
     operations
 }
 
@@ -46,6 +60,8 @@ fn change_row(cx: &Context, identities: &IdentityIndex, about: &str) -> AuditRow
     row.parent_id = Some(cx.call_id().to_string());
     row.originator = cx.originator().map(ToString::to_string);
     row.surface = cx.surface().clone();
+    row.key = cx.principal().key().map(ToString::to_string);
+    row.transport = cx.principal().transport().map(ToString::to_string);
     row.resource = Some(about.to_owned());
     row
 }
@@ -158,6 +174,15 @@ fn parse_grants(shared: &Shared, texts: &[String], pointer: &str) -> Result<Gran
     Ok(grants)
 }
 
+/// Texts of the command line as grants; what they name need not exist.
+fn parse_targets(texts: &[String]) -> Result<Grants, CallError> {
+    let parse = |(at, text): (usize, &String)| {
+        GrantTarget::parse(text)
+            .map_err(|error| CallError::invalid_field(format!("/targets/{at}"), error.to_string()))
+    };
+    texts.iter().enumerate().map(parse).collect()
+}
+
 fn grant_texts(grants: &Grants) -> Vec<String> {
     grants.iter().map(ToString::to_string).collect()
 }
@@ -204,6 +229,13 @@ fn store_error(cx: &Context, identities: &IdentityIndex, error: StoreError) -> C
             format!("this key belongs to peer `{peer}`"),
         )
         .with_details(json!({ "peer": peer })),
+        StoreError::NoGroup(group) => {
+            CallError::new(ErrorCode::NotFound, format!("no group `{group}`"))
+        }
+        StoreError::NoKey(id) => CallError::new(ErrorCode::NotFound, format!("no API key `{id}`")),
+        taken @ (StoreError::KeyExists { .. } | StoreError::TooManyKeys(_)) => {
+            CallError::new(ErrorCode::Conflict, taken.to_string())
+        }
         StoreError::NoInvite(id) => {
             CallError::new(ErrorCode::NotFound, format!("no invite `{id}`"))
         }

@@ -9,7 +9,11 @@ use alknet_core::{CallError, Context, ErrorCode, Operation, Registration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::broadcast::error::RecvError;
 
 /// Lines of the past that are shown, unless said otherwise.
@@ -29,6 +33,15 @@ struct Metrics {
     connections_accepted: u64,
     /// Connections refused since the start.
     connections_refused: u64,
+    /// What was refused since the start, by why: connections, handshakes, API
+    /// keys and invites.
+    refused: BTreeMap<String, u64>,
+    /// Calls refused since the start since a limit was reached.
+    calls_limited: u64,
+    /// Bans in force.
+    bans: u64,
+    /// Bans since the start that nobody asked for.
+    bans_automatic: u64,
     /// Peers linked now.
     peers_connected: u64,
     /// Memory of the process that is resident, in bytes.
@@ -81,7 +94,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
                 async move { Ok::<NodeStatus, CallError>(shared.status()) }
             }),
         Operation::query("node/metrics", "Counts what this node does.")
-            .example(json!({}), json!({ "calls_in_flight": 1, "handler_panics": 0, "protocol_panics": 0, "connections": 1, "connections_accepted": 3, "connections_refused": 0, "peers_connected": 1, "memory_bytes": 40_000_000 }))
+            .example(json!({}), json!({ "calls_in_flight": 1, "handler_panics": 0, "protocol_panics": 0, "connections": 1, "connections_accepted": 3, "connections_refused": 0, "refused": { "unknown_key": 0 }, "calls_limited": 0, "bans": 0, "bans_automatic": 0, "peers_connected": 1, "memory_bytes": 40_000_000 }))
             .handler(move |_cx: Context, _: NoInput| {
                 let shared = metrics_for.clone();
                 async move { Ok(metrics(&shared)) }
@@ -89,11 +102,12 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
         Operation::mutation("node/reload", "Reads the configuration again and applies what can change while the node runs.")
             .idempotent()
             .example(json!({}), json!({ "applied": ["role"], "needs_restart": [] }))
-            .handler(move |_cx: Context, _: NoInput| {
+            .handler(move |cx: Context, _: NoInput| {
                 let shared = reload_for.clone();
                 async move {
+                    let row = super::change_row(&cx, &shared.identities, "configuration");
                     let failed = |error: crate::node::ReloadError| CallError::new(ErrorCode::Conflict, error.full_text());
-                    shared.reload().await.map_err(failed) as Result<ReloadReport, CallError>
+                    shared.reload(row).await.map_err(failed) as Result<ReloadReport, CallError>
                 }
             }),
         Operation::mutation("node/shutdown", "Lets calls finish, then stops this node.")
@@ -115,13 +129,18 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
 fn metrics(shared: &Shared) -> Metrics {
     use std::sync::atomic::Ordering::Relaxed;
     let admission = shared.admission();
+    let refusals = &admission.conduct.refusals;
     Metrics {
         calls_in_flight: shared.door().in_flight() as u64,
         handler_panics: shared.door().panics(),
         protocol_panics: admission.counters.handler_panics.load(Relaxed),
         connections: admission.count() as u64,
         connections_accepted: admission.counters.accepted.load(Relaxed),
-        connections_refused: admission.counters.refused.load(Relaxed),
+        connections_refused: refusals.connections(),
+        refused: refusals.by_kind(),
+        calls_limited: shared.door().limited(),
+        bans: admission.conduct.bans.count() as u64,
+        bans_automatic: admission.counters.bans.load(Relaxed),
         peers_connected: shared.links().connected().len() as u64,
         memory_bytes: resident_bytes(),
     }
