@@ -2,6 +2,7 @@
 
 use crate::{
     app::App,
+    duration,
     failure::Failure,
     node_access::{CallOptions, ErrorCode, nearest},
     output::cell,
@@ -11,12 +12,18 @@ use crate::{
 use clap::Args;
 use futures::StreamExt;
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Rows of one page of an export: the most that a node lists at once.
+const PAGE: usize = 1_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   alknet audit --outcome FORBIDDEN --since 1d
-  alknet audit -f --caller bob")]
+  alknet audit -f --caller bob
+  alknet audit --key k3yk3yk3 --slower-than 1s
+  alknet audit --export --since 30d > audit.jsonl")]
 pub(crate) struct AuditArgs {
     /// Goes on with what happens next
     #[arg(short, long)]
@@ -34,9 +41,39 @@ pub(crate) struct AuditArgs {
     /// Only what happened since: a time, or how long ago
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
     since: Option<String>,
+    /// Only what happened before: a time, or how long ago
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    until: Option<String>,
+    /// Only this call, by its id, and the calls it made
+    #[arg(long, value_name = "ID")]
+    call: Option<String>,
+    /// Only what this originator started: `NODE/LABEL`, or a beginning with `*`
+    #[arg(long, value_name = "WHO")]
+    originator: Option<String>,
+    /// Only what arrived through this protocol: `call`, `local`, `join` and others
+    #[arg(long, value_name = "NAME")]
+    surface: Option<String>,
+    /// Only what passed on to this peer, wherever on its way
+    #[arg(long, value_name = "PEER")]
+    route: Option<String>,
+    /// Only what was about this resource, or a beginning with `*`
+    #[arg(long, value_name = "RESOURCE")]
+    resource: Option<String>,
+    /// Only what was called with this API key, by its id
+    #[arg(long, value_name = "ID")]
+    key: Option<String>,
+    /// Only what came over this peer's connection with a key that made it somebody else's
+    #[arg(long, value_name = "PEER")]
+    transport: Option<String>,
+    /// Only what took at least so long, such as `200ms`
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    slower_than: Option<Duration>,
     /// The latest so many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     limit: u32,
+    /// Prints every row that matches and is kept, oldest first, as JSON lines
+    #[arg(long, conflicts_with = "limit")]
+    export: bool,
 }
 
 /// An outcome as it is written in the log. A code of an operation cannot be
@@ -72,6 +109,14 @@ impl AuditArgs {
             ("operation", &self.operation),
             ("outcome", &self.outcome),
             ("since", &self.since),
+            ("until", &self.until),
+            ("call_id", &self.call),
+            ("originator", &self.originator),
+            ("surface", &self.surface),
+            ("route", &self.route),
+            ("resource", &self.resource),
+            ("key", &self.key),
+            ("transport", &self.transport),
         ];
         let mut input = json!({});
         for (name, value) in given {
@@ -79,11 +124,17 @@ impl AuditArgs {
                 input[name] = json!(value);
             }
         }
+        if let Some(least) = self.slower_than {
+            input["took_ms_min"] = json!(u64::try_from(least.as_millis()).unwrap_or(u64::MAX));
+        }
         input
     }
 }
 
 pub(crate) async fn run(app: &App, args: &AuditArgs) -> Result<(), Failure> {
+    if args.export {
+        return export(app, args).await;
+    }
     let mut input = args.filters();
     input["limit"] = json!(args.limit);
     let reply = app.ask("audit/list", input).await?;
@@ -97,15 +148,45 @@ pub(crate) async fn run(app: &App, args: &AuditArgs) -> Result<(), Failure> {
     }
     // The node lists the newest first; at a terminal the newest is last.
     rows.reverse();
-    let last = rows.last().and_then(|row| row.get("n")).cloned();
+    let last = seen(&reply, rows.last());
     match app.out.json {
         true => rows.iter().try_for_each(|row| app.out.json_line(row))?,
         false => app.out.text(&table(&rows).render(app.out.width()))?,
     }
     if args.follow {
-        follow(app, args, last).await
+        follow(app, args, last, app.out.json).await
     } else {
         Ok(())
+    }
+}
+
+/// Up to where a list has shown all that there is: its last row, or what was
+/// the newest when it was begun. Following after it leaves no gap.
+fn seen(reply: &Value, last: Option<&Value>) -> Option<u64> {
+    let newest = reply.get("newest").and_then(Value::as_u64);
+    let last = last.and_then(|row| row.get("n")?.as_u64());
+    newest.max(last)
+}
+
+/// Everything that matches, page by page: what is held in memory is one page.
+async fn export(app: &App, args: &AuditArgs) -> Result<(), Failure> {
+    let mut input = args.filters();
+    input["limit"] = json!(PAGE);
+    input["oldest_first"] = json!(true);
+    loop {
+        let reply = app.ask("audit/list", input.clone()).await?;
+        let rows = reply.get("rows").and_then(Value::as_array);
+        let rows = rows.map(Vec::as_slice).unwrap_or_default();
+        let lines: Vec<String> = rows.iter().map(|row| format!("{row}\n")).collect();
+        app.out.text(&lines.concat())?;
+        if rows.len() < PAGE {
+            let last = seen(&reply, rows.last());
+            return match args.follow {
+                true => follow(app, args, last, true).await,
+                false => Ok(()),
+            };
+        }
+        input["after"] = json!(rows.last().and_then(|row| row.get("n")));
     }
 }
 
@@ -134,10 +215,15 @@ fn cells(row: &Value) -> [String; 6] {
         route if route.is_empty() => text("operation"),
         route => format!("{} on {route}", text("operation")),
     };
-    let caller = match text("originator") {
+    let mut caller = match text("originator") {
         from if from.is_empty() => text("caller"),
         from => format!("{} for {from}", text("caller")),
     };
+    match (text("key"), text("transport")) {
+        (key, _) if key.is_empty() => {}
+        (key, over) if over.is_empty() => caller.push_str(&format!(" with key {key}")),
+        (key, over) => caller.push_str(&format!(" with key {key} over {over}")),
+    }
     let about = [text("resource"), text("detail")];
     let about: Vec<&str> = about
         .iter()
@@ -169,10 +255,10 @@ fn took(micros: u64) -> String {
 
 /// Rows as they are written: columns cannot be aligned with what is not known
 /// yet, so one line each.
-async fn follow(app: &App, args: &AuditArgs, last: Option<Value>) -> Result<(), Failure> {
+async fn follow(app: &App, args: &AuditArgs, last: Option<u64>, json: bool) -> Result<(), Failure> {
     let mut input = args.filters();
     if let Some(last) = last {
-        input["after"] = last;
+        input["after"] = json!(last);
     }
     let home = app.home().await?;
     let rows = home
@@ -183,7 +269,7 @@ async fn follow(app: &App, args: &AuditArgs, last: Option<Value>) -> Result<(), 
         let row = row
             .and_then(|row| row.into_value())
             .map_err(|error| app.explain(home, &error))?;
-        match app.out.json {
+        match json {
             true => app.out.json_line(&row)?,
             false => app.out.text(&one_line(cells(&row).join("  ").trim_end()))?,
         }

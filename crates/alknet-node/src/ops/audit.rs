@@ -2,14 +2,14 @@
 
 use crate::node::Shared;
 use alknet_core::{
-    AuditRow, CallError, Context, Operation, Registration, Schema,
-    storage::{AuditFilter, Timestamp},
+    AuditRow, CallError, Context, ErrorCode, Operation, Registration, Schema,
+    storage::{AuditFilter, AuditSpan, Timestamp},
 };
 use serde_json::{Value, json};
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
-/// How often a follower looks for new rows.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Rows that a follower reads ahead of its reader.
+const AHEAD: u32 = 500;
 
 fn row_schema() -> Value {
     json!({
@@ -24,6 +24,8 @@ fn row_schema() -> Value {
             "surface": { "type": "string" }, "operation": { "type": "string" }, "route": { "type": "string" },
             "resource": { "type": "string" }, "outcome": { "type": "string", "description": "`ok`, or the error's code." },
             "detail": { "type": "string" }, "duration_us": { "type": "integer" },
+            "key": { "type": "string", "description": "The API key that was presented, by its id." },
+            "transport": { "type": "string", "description": "The peer whose connection carried the call, where a presented key made somebody else its caller." },
             "bytes_in": { "type": "integer" }, "bytes_out": { "type": "integer" },
         },
     })
@@ -37,12 +39,16 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
     let (list_for, watch_for) = (shared.clone(), shared.clone());
     let row = json!({ "n": 7, "at": "2026-01-01T00:00:00.000Z", "call_id": "0198c0de-0000-7000-8000-000000000000", "caller": "laptop", "surface": "call", "operation": "node/info", "outcome": "ok", "duration_us": 120, "bytes_in": 2, "bytes_out": 310 });
     vec![
-        Operation::query("audit/list", "Lists calls and refusals, newest first.")
-            .output_schema(schema(json!({ "type": "object", "required": ["rows"], "properties": { "rows": { "type": "array", "items": row_schema() } } })))
-            .example(json!({ "caller": "laptop" }), json!({ "rows": [row] }))
+        Operation::query("audit/list", "Lists calls and refusals, newest first unless asked otherwise.")
+            .output_schema(schema(json!({ "type": "object", "required": ["rows", "removed", "newest"], "properties": {
+                "rows": { "type": "array", "items": row_schema() },
+                "removed": { "type": "integer", "description": "Rows up to this number were removed." },
+                "newest": { "type": "integer", "description": "The newest number when the list was begun: `audit/watch` after it goes on without a gap." },
+            } })))
+            .example(json!({ "caller": "laptop" }), json!({ "rows": [row], "removed": 0, "newest": 7 }))
             .handler(move |cx: Context, filter: AuditFilter| {
                 let shared = list_for.clone();
-                async move { Ok(json!({ "rows": rows(&shared, &cx, &filter).await? })) }
+                async move { list(&shared, &cx, &filter).await }
             }),
         Operation::subscription("audit/watch", "Follows calls and refusals as they are written, oldest first.")
             .requires("audit:list")
@@ -64,6 +70,16 @@ async fn rows(
     cx: &Context,
     filter: &AuditFilter,
 ) -> Result<Vec<Value>, CallError> {
+    check_times(filter)?;
+    let found = shared
+        .audit_log
+        .list(filter)
+        .await
+        .map_err(|error| CallError::internal(cx.call_id(), &error))?;
+    Ok(found.into_iter().map(|(n, row)| show(n, &row)).collect())
+}
+
+fn check_times(filter: &AuditFilter) -> Result<(), CallError> {
     for (pointer, time) in [("/since", &filter.since), ("/until", &filter.until)] {
         if time
             .as_deref()
@@ -75,12 +91,7 @@ async fn rows(
             ));
         }
     }
-    let found = shared
-        .audit_log
-        .list(filter)
-        .await
-        .map_err(|error| CallError::internal(cx.call_id(), &error))?;
-    Ok(found.into_iter().map(|(n, row)| show(n, &row)).collect())
+    Ok(())
 }
 
 fn show(n: u64, row: &AuditRow) -> Value {
@@ -89,27 +100,42 @@ fn show(n: u64, row: &AuditRow) -> Value {
     value
 }
 
+async fn list(shared: &Shared, cx: &Context, filter: &AuditFilter) -> Result<Value, CallError> {
+    // Before the rows: what is written in between is listed, or followed.
+    let span = span(shared, cx).await?;
+    let rows = rows(shared, cx, filter).await?;
+    Ok(json!({ "rows": rows, "removed": span.removed, "newest": span.newest }))
+}
+
+async fn span(shared: &Shared, cx: &Context) -> Result<AuditSpan, CallError> {
+    let span = shared.audit_log.span().await;
+    span.map_err(|error| CallError::internal(cx.call_id(), &error))
+}
+
 /// Without a cursor a follower begins with what comes next.
 async fn from_now(
     shared: &Shared,
     cx: &Context,
     mut filter: AuditFilter,
 ) -> Result<AuditFilter, CallError> {
+    // Refused at once, not with the first row.
+    check_times(&filter)?;
     if filter.after.is_none() {
-        let newest = AuditFilter {
-            limit: Some(1),
-            ..AuditFilter::default()
-        };
-        let newest = rows(shared, cx, &newest).await?;
-        filter.after = Some(
-            newest
-                .first()
-                .and_then(|row| row["n"].as_u64())
-                .unwrap_or(0),
-        );
+        filter.after = Some(span(shared, cx).await?.newest);
     }
-    filter.limit = Some(1000);
+    filter.limit = Some(AHEAD);
+    filter.oldest_first = true;
     Ok(filter)
+}
+
+/// A place in the log, and rows that were read ahead. More are read when these
+/// were taken, so that a slow reader holds nothing up but itself.
+struct Follower {
+    shared: Arc<Shared>,
+    cx: Context,
+    filter: AuditFilter,
+    written: tokio::sync::watch::Receiver<u64>,
+    ahead: VecDeque<Value>,
 }
 
 fn watch(
@@ -117,42 +143,55 @@ fn watch(
     cx: Context,
     filter: AuditFilter,
 ) -> impl futures::Stream<Item = Result<Value, CallError>> + Send + 'static {
-    futures::stream::try_unfold(
-        (shared, cx, filter, VecDeque::new()),
-        |(shared, cx, mut filter, mut waiting)| async move {
-            loop {
-                if let Some(row) = waiting.pop_front() {
-                    return Ok(Some((row, (shared, cx, filter, waiting))));
-                }
-                let mut found = unseen(&shared, &cx, &filter).await?;
-                if let Some(n) = found.first().and_then(|row: &Value| row["n"].as_u64()) {
-                    filter.after = Some(n);
-                }
-                found.reverse();
-                waiting.extend(found);
-                if waiting.is_empty() {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
-            }
-        },
-    )
+    let follower = Follower {
+        written: shared.audit_log.written(),
+        shared,
+        cx,
+        filter,
+        ahead: VecDeque::new(),
+    };
+    futures::stream::try_unfold(follower, |mut follower| async move {
+        let row = follower.next().await?;
+        Ok(row.map(|row| (row, follower)))
+    })
 }
 
-/// All rows after the cursor, newest first, however many pages they take.
-async fn unseen(
-    shared: &Shared,
-    cx: &Context,
-    filter: &AuditFilter,
-) -> Result<Vec<Value>, CallError> {
-    let mut all = Vec::new();
-    let mut page = filter.clone();
-    loop {
-        let found = rows(shared, cx, &page).await?;
-        let full = found.len() >= filter.limit();
-        page.before = found.last().and_then(|row| row["n"].as_u64());
-        all.extend(found);
-        if !full {
-            return Ok(all);
+impl Follower {
+    async fn next(&mut self) -> Result<Option<Value>, CallError> {
+        loop {
+            if let Some(row) = self.ahead.pop_front() {
+                return Ok(Some(row));
+            }
+            // Before reading: what is written from here on wakes it again, and
+            // what was written until here is read now, or does not match.
+            let through = *self.written.borrow_and_update();
+            let found = rows(&self.shared, &self.cx, &self.filter).await?;
+            self.still_kept().await?;
+            let last = found.last().and_then(|row| row["n"].as_u64());
+            let after = self.filter.after.unwrap_or_default();
+            self.filter.after = match found.len() < self.filter.limit() {
+                true => Some(last.unwrap_or(after).max(after).max(through)),
+                false => last,
+            };
+            self.ahead.extend(found);
+            if self.ahead.is_empty() && self.written.changed().await.is_err() {
+                return Ok(None);
+            }
         }
+    }
+
+    /// A reader that was slower than rows are kept is told what it missed.
+    async fn still_kept(&self) -> Result<(), CallError> {
+        let span = span(&self.shared, &self.cx).await?;
+        let after = self.filter.after.unwrap_or_default();
+        if span.removed <= after {
+            return Ok(());
+        }
+        let message = format!(
+            "rows up to number {} were removed before they were read",
+            span.removed
+        );
+        let details = json!({ "removed": span.removed, "newest": span.newest });
+        Err(CallError::new(ErrorCode::Gone, message).with_details(details))
     }
 }
