@@ -115,6 +115,18 @@ impl ApiKey {
         Self(text)
     }
 
+    /// The key that was kept, without white space around it.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiKeyError`] if the text is no key. That the key is known somewhere,
+    /// it does not say.
+    pub fn parse(text: &str) -> Result<Self, ApiKeyError> {
+        let text = text.trim();
+        ApiKeyProof::parse(text)?;
+        Ok(Self(Zeroizing::new(text.to_owned())))
+    }
+
     /// The text, to be shown once to whoever the key is for.
     #[must_use]
     pub fn expose(&self) -> &str {

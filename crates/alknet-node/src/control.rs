@@ -1,12 +1,12 @@
 //! How the command line reaches the node of its data directory: over loopback
-//! QUIC, as the peer `owner`.
+//! QUIC, as the peer `owner` or with an API key.
 
 use crate::data_dir::{DataDir, DataDirError, Runtime};
 use alknet_call::{
-    ALPN, Client, Session, SessionConfig,
+    ALPN, Bearer, Client, Session, SessionConfig, SessionError,
     quic::{QuicConnection, QuicLimits},
 };
-use alknet_core::Caller;
+use alknet_core::{ApiKey, Caller};
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr,
     endpoint::{NetReportConfig, PortmapperConfig, presets},
@@ -37,6 +37,11 @@ pub enum ConnectError {
         /// What the network said.
         reason: String,
     },
+    /// The API key that was given is not accepted.
+    #[error(
+        "the node does not accept the API key: it is unknown, revoked or expired, or its peer is kept out"
+    )]
+    KeyRefused,
     /// The owner's key cannot be read.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -49,6 +54,7 @@ impl ConnectError {
         match self {
             ConnectError::NotRunning(_) => Some("alknet up".into()),
             ConnectError::NoAnswer { .. } => Some("alknet doctor".into()),
+            ConnectError::KeyRefused => Some("ask who made the key: alknet keys list".into()),
             ConnectError::DataDir(error) => error.hint(),
         }
     }
@@ -57,7 +63,7 @@ impl ConnectError {
 /// A connection to the node of a data directory.
 #[derive(Debug)]
 pub struct LocalNode {
-    /// Calls its operations as `owner`.
+    /// Calls its operations as `owner`, or as the key that was given.
     pub client: Client,
     /// What it told when it started.
     pub runtime: Runtime,
@@ -95,13 +101,25 @@ pub fn runtime(dir: &Path) -> Option<Runtime> {
     DataDir::new(dir).runtime()
 }
 
-/// Connects to the running node of a data directory.
+/// Connects to the running node of a data directory, as its owner.
 ///
 /// # Errors
 ///
 /// [`ConnectError`] that tells a node that is not running from one that does
 /// not answer.
 pub async fn connect(dir: &Path) -> Result<LocalNode, ConnectError> {
+    connect_as(dir, None).await
+}
+
+/// Connects to the running node of a data directory. With an API key the
+/// connection is that key's: calls are made, refused and recorded as such. It
+/// is the owner's connection that carries them, so the owner's key must be
+/// readable all the same.
+///
+/// # Errors
+///
+/// As [`connect`], and [`ConnectError::KeyRefused`].
+pub async fn connect_as(dir: &Path, key: Option<&ApiKey>) -> Result<LocalNode, ConnectError> {
     let data = DataDir::new(dir);
     let not_running = || ConnectError::NotRunning(dir.display().to_string());
     let runtime = data.runtime().ok_or_else(not_running)?;
@@ -114,25 +132,28 @@ pub async fn connect(dir: &Path) -> Result<LocalNode, ConnectError> {
         reason,
     };
     let dialling = async {
-        let (endpoint, address) = endpoint(owner, &runtime).await?;
+        let (endpoint, address) = endpoint(owner, &runtime).await.map_err(&no_answer)?;
         let connection = endpoint
             .connect(address, ALPN)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| no_answer(error.to_string()))?;
         let connection = Arc::new(QuicConnection::new(connection));
         let config = SessionConfig {
             software: format!("alknet-cli/{}", crate::node::VERSION),
+            credential: key.map(|key| Bearer::new(key.expose())),
             ..SessionConfig::default()
         };
-        let session = Session::start(connection, None, Caller::anonymous(), config)
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok::<_, String>((endpoint, session))
+        let started = Session::start(connection, None, Caller::anonymous(), config).await;
+        let session = started.map_err(|error| match error {
+            SessionError::Unauthenticated if key.is_some() => ConnectError::KeyRefused,
+            error => no_answer(error.to_string()),
+        })?;
+        Ok::<_, ConnectError>((endpoint, session))
     };
     let dialled = timeout(CONNECT_MAX, dialling)
         .await
         .map_err(|_| no_answer("no answer in time".into()))?;
-    let (endpoint, session) = dialled.map_err(no_answer)?;
+    let (endpoint, session) = dialled?;
     Ok(LocalNode {
         client: Client::over(session.clone()),
         runtime,

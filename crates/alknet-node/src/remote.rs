@@ -27,11 +27,11 @@ use crate::{
     ticket::Ticket,
 };
 use alknet_call::{
-    ALPN, Client, Session, SessionConfig, SessionError, connection_code,
+    ALPN, Bearer, Client, Session, SessionConfig, SessionError, connection_code,
     quic::{QuicConnection, QuicLimits},
 };
 use alknet_core::{
-    CallError, Caller, ErrorCode, Grants,
+    ApiKey, CallError, Caller, ErrorCode, Grants,
     storage::{PeerAddresses, Timestamp, hex32, system_clock},
 };
 use iroh::{
@@ -114,7 +114,27 @@ impl Remote {
     ) -> Result<Self, CallError> {
         let relays = relays(addresses);
         let endpoint = endpoint(key, &relays).await?;
-        Self::over(endpoint, node_id, addresses.clone(), &relays).await
+        Self::over(endpoint, node_id, addresses.clone(), &relays, None).await
+    }
+
+    /// [`Remote::connect`], with calls made by an API key that the node gave
+    /// out: they are the key's peer's, and not the program's. The connection
+    /// is the program's still, so the node must know its key too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Remote::connect`]; `UNAUTHENTICATED` too if the API key is not
+    /// accepted. It never falls back to what the program itself may do.
+    pub async fn connect_as(
+        key: &ProgramKey,
+        node_id: &[u8; 32],
+        addresses: &PeerAddresses,
+        api_key: &ApiKey,
+    ) -> Result<Self, CallError> {
+        let relays = relays(addresses);
+        let endpoint = endpoint(key, &relays).await?;
+        let (addresses, api_key) = (addresses.clone(), Some(api_key));
+        Self::over(endpoint, node_id, addresses, &relays, api_key).await
     }
 
     /// Redeems an invite ticket, and connects to the node that made it.
@@ -152,7 +172,7 @@ impl Remote {
             endpoint.close().await;
             return Err(error);
         }
-        Self::over(endpoint, &ticket.node_id, addresses, &relays).await
+        Self::over(endpoint, &ticket.node_id, addresses, &relays, None).await
     }
 
     async fn over(
@@ -160,8 +180,10 @@ impl Remote {
         node_id: &[u8; 32],
         addresses: PeerAddresses,
         relays: &Relays,
+        api_key: Option<&ApiKey>,
     ) -> Result<Self, CallError> {
-        let met = timeout(CONNECT_MAX, meet(&endpoint, node_id, &addresses, relays)).await;
+        let meeting = meet(&endpoint, node_id, &addresses, relays, api_key);
+        let met = timeout(CONNECT_MAX, meeting).await;
         match met.unwrap_or_else(|_| Err(unreached("no answer in time"))) {
             Ok(session) => Ok(Self {
                 client: Client::over(session.clone()),
@@ -212,6 +234,7 @@ async fn meet(
     node_id: &[u8; 32],
     addresses: &PeerAddresses,
     relays: &Relays,
+    api_key: Option<&ApiKey>,
 ) -> Result<Arc<Session>, CallError> {
     let address = endpoint_addr(node_id, addresses, relays)
         .ok_or_else(|| CallError::invalid_field("/node_id", "is no public key"))?;
@@ -223,9 +246,16 @@ async fn meet(
     let connection = QuicConnection::new(connection);
     // Ends with the connection, which it does not keep open.
     tokio::spawn(connection.end_when_silent(QuicLimits::default().idle));
-    let config = SessionConfig::default();
+    let config = SessionConfig {
+        credential: api_key.map(|key| Bearer::new(key.expose())),
+        ..SessionConfig::default()
+    };
     let met = Session::start(Arc::new(connection), None, Caller::anonymous(), config).await;
     met.map_err(|error| match &error {
+        SessionError::Unauthenticated if api_key.is_some() => CallError::new(
+            ErrorCode::Unauthenticated,
+            "the node does not accept this API key",
+        ),
         SessionError::Unauthenticated => not_a_peer(),
         SessionError::Closed(closed) if closed.code == Some(connection_code::NOT_ADMITTED) => {
             not_a_peer()

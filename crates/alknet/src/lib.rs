@@ -1,6 +1,6 @@
 #![doc = include_str!("../../../README.md")]
 
-pub use alknet_call::{Client, Session, SessionConfig, links, quic};
+pub use alknet_call::{Bearer, Client, Session, SessionConfig, links, quic};
 pub use alknet_core::*;
 pub use alknet_exec::{net, terminal_modes};
 pub use alknet_node::{

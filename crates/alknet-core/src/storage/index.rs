@@ -251,6 +251,14 @@ impl IdentityIndex {
         keys.find(|key| key.id == *id).cloned()
     }
 
+    /// How many API keys a peer has.
+    #[must_use]
+    pub fn keys_of(&self, peer: &PeerId) -> usize {
+        let index = self.0.index.load();
+        let keys = index.snapshot.keys.iter();
+        keys.filter(|key| key.peer == *peer).count()
+    }
+
     /// Waits until the next access expires and announces it; run it in a task
     /// for as long as the node runs.
     pub async fn expire(&self) {

@@ -2,12 +2,15 @@
 
 mod dial;
 mod edit;
+mod explain;
 mod join;
 mod link;
+mod ssh;
 
 use self::{
     dial::dial,
     edit::{add, change_grants, remove, rotate, update},
+    explain::{ExplainInput, explain, sample as explain_sample},
     join::join_peer,
     link::{LinkView, link_view, watch},
 };
@@ -15,7 +18,7 @@ use super::{NoInput, grant_texts, no_peer, until_stopping};
 use crate::node::Shared;
 use alknet_core::{
     CallError, Context, ErrorSpec, Operation, Registration,
-    storage::{PeerRecord, hex32},
+    storage::{PeerRecord, SshAuthority, SshKey, hex32},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,15 @@ struct Peer {
     node_id: Option<String>,
     /// All its public keys.
     node_keys: Vec<PeerKey>,
+    /// Its SSH keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ssh_keys: Vec<SshKeyView>,
+    /// SSH authorities whose certificates stand for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ssh_cas: Vec<SshCaView>,
+    /// How many API keys it has.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    api_keys: usize,
     /// What it was given itself.
     grants: Vec<String>,
     /// Its groups.
@@ -72,6 +84,48 @@ struct PeerKey {
     /// Until when it is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+struct SshKeyView {
+    /// `SHA256:` and the hash of the key.
+    fingerprint: String,
+    /// The key, as OpenSSH writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_key: Option<String>,
+    /// What the file said beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+struct SshCaView {
+    /// `SHA256:` and the hash of the authority's key.
+    fingerprint: String,
+    /// Which of its certificates.
+    principal: String,
+    /// The authority's key, as OpenSSH writes it.
+    public_key: String,
+    /// What the file said beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// An SSH authority, and which of its certificates.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SshCaInput {
+    /// The authority's public key: a line as in a `.pub` file.
+    public_key: String,
+    /// Principals of its certificates; the peer's name if none is given.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    principals: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -118,6 +172,14 @@ struct AddInput {
     /// How long its access lasts, in milliseconds.
     #[serde(default)]
     access_for_ms: Option<u64>,
+    /// Its SSH keys: lines as in a `.pub` file.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    ssh_keys: Vec<String>,
+    /// SSH authorities whose certificates stand for it.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    ssh_cas: Vec<SshCaInput>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -143,6 +205,18 @@ struct UpdateInput {
     /// Relay URLs, all of them.
     #[serde(default)]
     relays: Option<Vec<String>>,
+    /// SSH keys that it has beside those known: lines as in a `.pub` file.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    ssh_keys: Vec<String>,
+    /// SSH authorities beside those known.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    ssh_cas: Vec<SshCaInput>,
+    /// Fingerprints of SSH keys and authorities that it no longer has.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    remove_ssh: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -252,6 +326,9 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
         Operation::query("peers/dial", "Dials a peer now, and waits until it is linked.")
             .example(json!({ "peer": "laptop" }), json!({ "state": "connected", "path": "direct", "address": "192.168.1.7:4433", "rtt_ms": 0.4, "mtu": 1452, "bytes_sent": 5120, "bytes_received": 4096, "relay_share": 0.0, "connections": 1, "paths": [], "path_changes": 0, "changes": [], "since": "2026-01-01T00:00:00.000Z", "operations": 12 }))
             .handler(with!(|shared, _cx, input: DialInput| dial(&shared, input).await)),
+        Operation::query("peers/explain", "Tells step by step why a peer may call an operation, or may not; nothing is called.")
+            .example(json!({ "peer": "laptop", "operation": "fs/read", "input": { "file": "www/motd" } }), explain_sample())
+            .handler(with!(|shared, _cx, input: ExplainInput| explain(&shared, input))),
         Operation::mutation("peers/add", "Makes a key a peer.")
             .example(json!({ "peer": "laptop", "grants": ["reader"] }), sample.clone())
             .handler(with!(|shared, cx, input: AddInput| add(&shared, &cx, input).await)),
@@ -322,6 +399,9 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
                 until: key.until.map(|at| at.to_string()),
             })
             .collect(),
+        ssh_keys: peer.ssh_keys.iter().map(ssh_key_view).collect(),
+        ssh_cas: peer.ssh_authorities.iter().map(ssh_ca_view).collect(),
+        api_keys: shared.identities.keys_of(&peer.id),
         grants: grant_texts(&peer.grants),
         groups: peer.groups.iter().map(ToString::to_string).collect(),
         enabled: peer.enabled,
@@ -349,5 +429,22 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
             .collect(),
         connected: link.as_ref().is_some_and(|link| link.state == "connected"),
         link,
+    }
+}
+
+fn ssh_key_view(key: &SshKey) -> SshKeyView {
+    SshKeyView {
+        fingerprint: key.fingerprint.clone(),
+        public_key: key.public_key.clone(),
+        comment: key.comment.clone(),
+    }
+}
+
+fn ssh_ca_view(held: &SshAuthority) -> SshCaView {
+    SshCaView {
+        fingerprint: held.fingerprint.clone(),
+        principal: held.principal.clone(),
+        public_key: held.public_key.clone(),
+        comment: held.comment.clone(),
     }
 }

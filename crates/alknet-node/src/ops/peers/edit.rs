@@ -2,9 +2,10 @@
 
 use super::{
     super::{
-        access_until, change_row, free_name, grant_texts, parse_grants, shell_notes, store_error,
+        access_until, change_row, free_name, grant_texts, parse_grants, parse_targets, shell_notes,
+        store_error,
     },
-    AddInput, GrantInput, Granted, Peer, Removed, RotateInput, UpdateInput, find, view,
+    AddInput, GrantInput, Granted, Peer, Removed, RotateInput, UpdateInput, find, ssh, view,
 };
 use crate::{
     config::RelaySetting,
@@ -96,6 +97,7 @@ pub(super) async fn add(
         let key = foreign_key(shared, key)?;
         record.node_keys = vec![NodeKey { key, until: None }];
     }
+    ssh::add(&mut record, &input.ssh_keys, &input.ssh_cas)?;
     apply(shared, cx, IdentityChange::AddPeer(record), id.as_str()).await?;
     shared.keep_link(&id);
     find(shared, id.as_str()).map(|peer| view(shared, &peer))
@@ -163,6 +165,12 @@ pub(super) async fn update(
             record.addresses.relays = parsed.relays;
         }
     }
+    if id.as_str() == crate::node::OWNER && !(input.ssh_keys.is_empty() && input.ssh_cas.is_empty())
+    {
+        return Err(owner_stays());
+    }
+    ssh::remove(&mut record, &input.remove_ssh)?;
+    ssh::add(&mut record, &input.ssh_keys, &input.ssh_cas)?;
     apply(shared, cx, IdentityChange::UpdatePeer(record), id.as_str()).await?;
     shared.keep_link(&id);
     find(shared, id.as_str()).map(|peer| view(shared, &peer))
@@ -301,12 +309,4 @@ pub(super) async fn change_grants(
         changed,
         notes,
     })
-}
-
-fn parse_targets(texts: &[String]) -> Result<Grants, CallError> {
-    let parse = |(at, text): (usize, &String)| {
-        alknet_core::GrantTarget::parse(text)
-            .map_err(|error| CallError::invalid_field(format!("/targets/{at}"), error.to_string()))
-    };
-    texts.iter().enumerate().map(parse).collect()
 }
