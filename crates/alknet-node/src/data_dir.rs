@@ -252,7 +252,7 @@ fn check_mode(path: &Path) -> Result<(), DataDirError> {
 }
 
 /// Writes a file for its owner alone, whole or not at all.
-fn write_private(path: &Path, text: &[u8]) -> Result<(), DataDirError> {
+pub(crate) fn write_private(path: &Path, text: &[u8]) -> Result<(), DataDirError> {
     let failed = |source| DataDirError::Io {
         path: path.into(),
         source,
