@@ -110,18 +110,19 @@ impl Calling<'_> {
     /// The catalogue's entry, if this caller may see it: what the last node
     /// before the peer knows of it.
     async fn look_up(&self) -> Option<Value> {
-        let mut input = json!({ "name": self.operation });
-        let mut before = CallOptions {
-            route: self.options.route.clone(),
-            ..CallOptions::default()
+        let mut before = self.options.route.clone();
+        let peer = match before.pop() {
+            None => None,
+            Some(RouteStep::Peer(peer)) => Some(peer.to_string()),
+            Some(RouteStep::Any) => {
+                let at = CallOptions {
+                    route: before.clone(),
+                    ..CallOptions::default()
+                };
+                Some(self.some_peer(&at).await?)
+            }
         };
-        match before.route.pop() {
-            None => {}
-            Some(RouteStep::Peer(peer)) => input["peer"] = json!(peer),
-            Some(RouteStep::Any) => input["peer"] = json!(self.some_peer(&before).await?),
-        }
-        let described = self.home.call("services/schema", input, before);
-        described.await.ok()
+        described(self.home, &self.operation, before, peer).await
     }
 
     /// A peer of the node at the end of this route that offers the operation.
@@ -219,6 +220,25 @@ impl Calling<'_> {
     }
 }
 
+/// What the node at the end of a route knows of an operation, its own or a
+/// peer's.
+pub(crate) async fn described(
+    home: &Home,
+    operation: &str,
+    route: Route,
+    peer: Option<String>,
+) -> Option<Value> {
+    let mut input = json!({ "name": operation });
+    if let Some(peer) = peer {
+        input["peer"] = json!(peer);
+    }
+    let options = CallOptions {
+        route,
+        ..CallOptions::default()
+    };
+    home.call("services/schema", input, options).await.ok()
+}
+
 /// The call failed, or this side did.
 #[derive(Debug)]
 pub(crate) enum Failed {
@@ -260,7 +280,7 @@ fn reads_stdin(words: &Words) -> bool {
 }
 
 /// Reads what the words refer to, and gives every value its type.
-async fn typed(words: Words, entry: Option<&Value>) -> Result<Value, Failure> {
+pub(crate) async fn typed(words: Words, entry: Option<&Value>) -> Result<Value, Failure> {
     let needs_schema = words.needs_schema();
     let fields = match words {
         Words::Whole(value) => return Ok(value),

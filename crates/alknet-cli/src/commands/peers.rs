@@ -3,7 +3,12 @@
 use crate::{
     app::App,
     cli::parse_duration,
-    commands::{grants::held, invite::role_grants, ping::path_words},
+    commands::{
+        explain::{self, ExplainArgs},
+        grants::held,
+        invite::role_grants,
+        ping::path_words,
+    },
     duration,
     failure::Failure,
     hint::quote,
@@ -41,6 +46,8 @@ enum PeersCommand {
     Update(UpdateArgs),
     /// Replaces a peer's node key; its name, grants and history stay
     Rotate(RotateArgs),
+    /// Tells step by step why a peer may call an operation, or may not
+    Explain(ExplainArgs),
     /// Removes a peer, with its grants
     Remove {
         /// The peer
@@ -141,6 +148,7 @@ pub(crate) async fn run(app: &App, args: PeersArgs) -> Result<(), Failure> {
             let peer = app.ask("peers/rotate", input).await?;
             print_peer(app, &peer)
         }
+        PeersCommand::Explain(args) => explain::run(app, args).await,
         PeersCommand::Remove { peer, yes } => remove(app, &peer, yes).await,
     }
 }
@@ -417,7 +425,7 @@ fn percent(share: f64) -> String {
 }
 
 /// `1.5 MB`, in powers of 1000.
-fn bytes(count: f64) -> String {
+pub(super) fn bytes(count: f64) -> String {
     const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
     let mut count = count;
     let mut unit = 0;

@@ -38,6 +38,9 @@ impl Dispatcher {
         call.input = input;
         let mut record = Record::none();
         let passed = self.pass(&mut call, Expect::Unary, &mut record, &mut steps);
+        if passed.is_err() {
+            self.tell_stranger(&call.route, &mut steps);
+        }
         // What somebody may do who is kept out is told all the same: it shows
         // what letting it in again would mean.
         let refused = standing.refused().or(passed.err());
@@ -45,6 +48,19 @@ impl Dispatcher {
             steps: steps.0,
             refused,
         })
+    }
+
+    /// Callers without the right are told the same of peers that do not exist;
+    /// who asks why, is told that no grant makes one.
+    fn tell_stranger(&self, route: &[RouteStep], steps: &mut Steps) {
+        let Some(RouteStep::Peer(peer)) = route.first() else {
+            return;
+        };
+        let known = self.0.known_peers.as_ref().map(|known| known());
+        let is_known = known.is_none_or(|known| known.contains(peer));
+        if !is_known && steps.0.iter().all(|step| step.stage != Stage::Resolve) {
+            steps.tell(|| Step::refuses(Stage::Resolve, format!("no peer `{peer}`")));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Entry, view::Entries};
 use crate::{
-    access::Access,
+    access::{Access, ResourceRule},
     name::PeerId,
     operation::Registration,
     spec::{Kind, OperationSpec, Visibility},
@@ -104,6 +104,15 @@ fn check_spec(spec: &OperationSpec, source: Source, problem: &mut impl FnMut(Str
             ));
         }
     }
+    if let Access::Rule(rule) = &spec.access
+        && let Some((a, b)) = read_twice(&rule.resources)
+    {
+        let at = a.at.as_str();
+        problem(format!(
+            "asks for a {} and a {} at `{at}`: a text is one or the other",
+            a.kind, b.kind
+        ));
+    }
     if let (Access::Rule(rule), Source::Own) = (&spec.access, source) {
         for rule in &rule.resources {
             if let Some(stray) = rule.at.stray(&spec.input) {
@@ -160,4 +169,15 @@ fn check_spec(spec: &OperationSpec, source: Source, problem: &mut impl FnMut(Str
     if spec.visibility == Visibility::Internal && matches!(spec.access, Access::Public) {
         problem("is internal and public at once".into());
     }
+}
+
+/// Two rules that read the same text as different kinds. Each kind rewrites
+/// what it reads into its canonical form, so the one that is asked first would
+/// have judged another text than the handler gets.
+fn read_twice(rules: &[ResourceRule]) -> Option<(&ResourceRule, &ResourceRule)> {
+    rules.iter().enumerate().find_map(|(at, rule)| {
+        let mut others = rules.iter().skip(at + 1);
+        let other = others.find(|other| other.at == rule.at && other.kind != rule.kind)?;
+        Some((rule, other))
+    })
 }

@@ -10,7 +10,7 @@ use crate::{
     error::CallError,
     explain::{Stage, Step},
     gate::unauthenticated,
-    identity::{Caller, Credential},
+    identity::{Caller, Credential, IdentityProvider},
     name::{GroupName, RoleName},
     role::{GrantTarget, RoleSet},
 };
@@ -114,12 +114,18 @@ impl Standing {
 impl IdentityIndex {
     /// How a peer stands now, by the first of its credentials that is let in,
     /// or by one of its API keys. `None` if there is no such peer, or if it
-    /// has no such key.
+    /// has no such key. `let_in` resolves credentials for calls: this index, or
+    /// one over it that knows more reasons to keep somebody out.
     ///
     /// A peer that is kept out (disabled, its access over, no credential that
     /// counts) is said to be so, and stands with what it would hold.
     #[must_use]
-    pub fn standing(&self, peer: &str, key: Option<&KeyId>) -> Option<Standing> {
+    pub fn standing(
+        &self,
+        peer: &str,
+        key: Option<&KeyId>,
+        let_in: &dyn IdentityProvider,
+    ) -> Option<Standing> {
         let snapshot = self.snapshot();
         let peer = snapshot
             .peers
@@ -134,19 +140,24 @@ impl IdentityIndex {
         let mut steps = of_record(peer, now);
         let proofs = credentials(peer, &keys, key.is_some());
         let mut caller = None;
+        let mut banned = false;
         for (credential, until) in &proofs {
-            caller = Caller::resolve(self, credential.clone());
+            caller = Caller::resolve(let_in, credential.clone());
             let told = told(credential, *until, now);
             if caller.is_some() {
                 steps.push(Step::passes(Stage::Caller, format!("known by {told}")));
                 break;
             }
-            steps.push(Step::notes(Stage::Caller, format!("not by {told}")));
+            let barred = self.resolve(credential).is_some();
+            banned |= barred;
+            let why = if barred { ": banned" } else { "" };
+            steps.push(Step::notes(Stage::Caller, format!("not by {told}{why}")));
         }
         let refused = caller.is_none().then(unauthenticated);
         if caller.is_none() {
-            let text = match proofs.is_empty() {
-                true => "has no key by which it could be known",
+            let text = match banned {
+                true => "is banned",
+                false if proofs.is_empty() => "has no key by which it could be known",
                 false => "no key of it is accepted",
             };
             steps.push(Step::refuses(Stage::Caller, text));

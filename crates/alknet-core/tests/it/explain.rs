@@ -7,7 +7,8 @@ use alknet_core::{
     Access, AccessControl, ApiKey, ApiKeyProof, AuditRow, Call, CallError, Caller, Change,
     Credential, Dispatcher, ErrorCode, Explanation, GrantTarget, Grants, GroupName,
     IdentityProvider, Input, JsonPointer, Operation, Question, Registration, Registry,
-    ResourceKind, ResourceRule, Role, RoleName, RoleSet, RouteStep, Schema, Scope, Stage, Verdict,
+    ResourceKind, ResourceRule, Role, RoleName, RoleSet, RouteStep, Schema, Scope, Stage,
+    StaticIdentities, Verdict,
     storage::{
         ApiKeyRecord, IdentityChange, IdentityIndex, MemoryIdentityStore, NodeKey,
         OwnershipProvider, PeerRecord, Standing, Timestamp,
@@ -134,7 +135,7 @@ const GRANTS: &[&str] = &[
     "peer:*=demo/other",
     "!peer:nas=demo/thing",
 ];
-const SMALL_INPUT: usize = 60;
+const SMALL_INPUT: usize = 40;
 
 /// Only what `laptop` made.
 struct Laptops;
@@ -196,7 +197,15 @@ fn asks() -> impl Strategy<Value = Asks> {
         .prop_filter("a rule that states nothing", |(all, any, rules)| {
             !(all.is_empty() && any.is_empty() && rules.is_empty())
         })
-        .prop_map(|(all, any, rules)| Asks::Rule { all, any, rules });
+        .prop_map(|(all, any, mut rules)| {
+            // A text is read as one kind.
+            if let [(kind, _, at, _), (other, _, same, _)] = rules.as_mut_slice()
+                && at == same
+            {
+                *other = *kind;
+            }
+            Asks::Rule { all, any, rules }
+        });
     prop_oneof![1 => Just(Asks::Public), 1 => Just(Asks::Authenticated), 10 => rule]
 }
 
@@ -384,18 +393,13 @@ fn model(case: &Case) -> Told {
                 return refused(Forbidden);
             }
         }
-        for held in &layers {
+        for (depth, held) in layers.iter().enumerate() {
             let whole = checks_input && held.iter().any(|grant| grant == "demo/thing");
             for (kind, action, at, owner) in rules {
-                codes.extend(check_resources(
-                    case,
-                    held,
-                    whole,
-                    &KINDS[*kind],
-                    action,
-                    at,
-                    *owner,
-                ));
+                // A key that narrows owns nothing.
+                let owner = *owner && depth == 0;
+                let known = &KINDS[*kind];
+                codes.extend(check_resources(case, held, whole, known, action, at, owner));
             }
         }
     }
@@ -638,7 +642,7 @@ impl House {
     fn standing(&self, case: &Case) -> Standing {
         let proof = ApiKeyProof::parse(self.key.expose()).unwrap();
         let key = case.key.is_some().then(|| proof.id());
-        self.index.standing("laptop", key).unwrap()
+        self.index.standing("laptop", key, &*self.index).unwrap()
     }
 
     fn explain(&self, case: &Case) -> Explanation {
@@ -741,8 +745,8 @@ proptest! {
 /// The whole matrix where the long proofs run, a sample elsewhere.
 fn cases() -> u32 {
     match std::env::var_os("ALKNET_TEST_FULL") {
-        Some(_) => 50_000,
-        None => 1_500,
+        Some(_) => 20_000,
+        None => 800,
     }
 }
 
@@ -752,7 +756,7 @@ fn the_matrix_has_every_outcome() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let (mut runs, mut granted) = (0, 0);
     let mut codes = std::collections::BTreeMap::<&str, usize>::new();
-    for _ in 0..1_500 {
+    for _ in 0..800 {
         let case = proptest::strategy::ValueTree::current(&case().new_tree(&mut runner).unwrap());
         match model(&case) {
             Told::Runs => runs += usize::from(matches!(case.asks, Asks::Rule { .. })),
@@ -770,11 +774,11 @@ fn the_matrix_has_every_outcome() {
         "APPROVAL_REQUIRED",
     ] {
         assert!(
-            codes.get(code).is_some_and(|n| *n >= 5),
+            codes.get(code).is_some_and(|n| *n >= 3),
             "{code}: {codes:?}"
         );
     }
-    assert!(runs > 50 && granted > 100, "{runs} {granted} {codes:?}");
+    assert!(runs > 25 && granted > 50, "{runs} {granted} {codes:?}");
 }
 
 /// A case that is refused nowhere.
@@ -942,7 +946,7 @@ async fn a_peer_without_a_key_cannot_be_known() {
     let house = House::of(&plain()).await;
     let nobody = PeerRecord::new(peer("paper"), Timestamp(0));
     house.apply(IdentityChange::AddPeer(nobody)).await;
-    let standing = house.index.standing("paper", None).unwrap();
+    let standing = house.index.standing("paper", None, &*house.index).unwrap();
     let question = Question {
         caller: &standing,
         operation: name("demo/thing"),
@@ -956,13 +960,42 @@ async fn a_peer_without_a_key_cannot_be_known() {
             .unwrap()
             .is(ErrorCode::Unauthenticated)
     );
-    assert!(house.index.standing("nobody", None).is_none());
+    let nobody = house.index.standing("nobody", None, &*house.index);
+    assert!(nobody.is_none());
+}
+
+#[tokio::test]
+async fn whoever_is_barred_elsewhere_is_told_so() {
+    let house = House::of(&plain()).await;
+    let nobody = StaticIdentities::default();
+    let standing = house.index.standing("laptop", None, &nobody).unwrap();
+    let question = Question {
+        caller: &standing,
+        operation: name("demo/thing"),
+        route: vec![],
+        input: Input::Value(plain().input()),
+    };
+    let told = house.door.explain(question).unwrap();
+    assert!(
+        told.refused
+            .as_ref()
+            .unwrap()
+            .is(ErrorCode::Unauthenticated)
+    );
+    let lines = steps(&told);
+    assert_eq!(
+        lines[1..3],
+        [
+            "  caller: not by node key `07070707…`: banned",
+            "- caller: is banned"
+        ]
+    );
 }
 
 #[tokio::test]
 async fn any_peer_is_no_question() {
     let house = House::of(&plain()).await;
-    let standing = house.index.standing("laptop", None).unwrap();
+    let standing = house.index.standing("laptop", None, &*house.index).unwrap();
     let question = Question {
         caller: &standing,
         operation: name("demo/thing"),

@@ -69,6 +69,13 @@ fn each_mistake_has_its_sentence() {
             "has an access rule that states nothing",
         ),
         (
+            query("demo/x")
+                .resource("bucket", "read", "/at")
+                .resource("net", "dial", "/at")
+                .raw(echo()),
+            "asks for a bucket and a net at `/at`: a text is one or the other",
+        ),
+        (
             query("demo/x").access(rule(wild)).raw(echo()),
             "asks for scope `fs:*`, which ends in `*` and can only be held",
         ),
