@@ -23,17 +23,22 @@ pub fn check_config(config: &Config, dir: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Opens the vault and answers with the node's public key.
+/// Opens the vault and answers with the node's public key; with nothing if a
+/// passphrase protects it, without which only the file's own checksum is
+/// checked.
 ///
 /// # Errors
 ///
 /// [`OpenKeysError`] if others may read the keys, or they do not open.
-pub fn check_keys(dir: &Path) -> Result<String, OpenKeysError> {
+pub fn check_keys(dir: &Path) -> Result<Option<String>, OpenKeysError> {
     let data = DataDir::new(dir);
     data.check_modes()?;
     let vault = Vault::open(data.path())?;
+    if !vault.is_unlocked() {
+        return Ok(None);
+    }
     let node = vault.node_key().map_err(OpenKeysError::Key)?;
-    Ok(hex32::encode(&node.public_key()))
+    Ok(Some(hex32::encode(&node.public_key())))
 }
 
 /// Checks the database; `false` if there is none yet. Blocks.

@@ -14,6 +14,7 @@
 //! ```
 
 mod admission;
+pub mod backup;
 mod builder;
 mod check;
 pub mod config;
@@ -23,17 +24,22 @@ pub mod data_dir;
 mod dialer;
 mod endpoint;
 mod find;
+mod inspect;
 mod join;
 mod logs;
 pub mod netcheck;
 mod node;
 mod operations;
 mod ops;
+pub mod records;
 pub mod relay;
 pub mod remote;
+mod secrets;
 mod setup;
 pub mod ticket;
 mod unasked;
+
+pub use alknet_store::StoreFacts;
 
 pub use crate::{
     builder::{NodeBuilder, StartError},
@@ -41,9 +47,11 @@ pub use crate::{
     config::{Config, ConfigError, RelaySetting},
     data_dir::{DataDir, DataDirError, Runtime},
     endpoint::BindError,
+    inspect::{check_database_deep, inspect},
     logs::{LINES_KEPT, LogBuffer, LogLine},
     node::{Node, NodeStatus, OWNER, ReloadError, ReloadReport, VERSION},
     operations::OperationsError,
+    secrets::{ProtectError, Protection, ReplaceError, Replaced, Replacement, protect, protection},
     setup::{InitError, InitOptions, InitReport, OpenKeysError, init, is_initialised},
 };
 #[doc(hidden)]

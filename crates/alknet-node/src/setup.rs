@@ -2,12 +2,12 @@
 
 use crate::{
     data_dir::{DataDir, DataDirError},
-    find::AtRest,
+    secrets::Seals,
 };
-use alknet_core::storage::hex32;
+use alknet_core::{Secret, storage::hex32};
 use alknet_vault::{
-    CreateVaultError, KeyError, Mnemonic, NoRandomness, OpenVaultError, ParseMnemonicError, Vault,
-    Wrap,
+    CreateVaultError, KeyError, Mnemonic, NoRandomness, OpenVaultError, ParseMnemonicError,
+    UnlockVaultError, Vault, Wrap,
 };
 use std::path::Path;
 
@@ -16,6 +16,9 @@ use std::path::Path;
 pub struct InitOptions<'a> {
     /// Words of a node to bring back; new ones if `None`.
     pub words: Option<&'a str>,
+    /// What protects the keys at rest, of at most 1,024 bytes of text; a key
+    /// file beside them if `None`.
+    pub passphrase: Option<&'a Secret>,
 }
 
 /// What `init` did.
@@ -47,6 +50,9 @@ pub enum InitError {
     /// The vault was not made.
     #[error("failed to make the vault")]
     Vault(#[source] CreateVaultError),
+    /// The passphrase is no text.
+    #[error("the passphrase that protects a vault must be text")]
+    PassphraseNoText,
     /// A key could not be derived.
     #[error("failed to derive the keys")]
     Key(#[source] KeyError),
@@ -97,9 +103,14 @@ pub fn init(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitErr
         Some(mnemonic) => mnemonic,
         None => Mnemonic::generate()?,
     };
+    let wrap = match options.passphrase.map(Secret::expose_text) {
+        None => Wrap::KeyFile,
+        Some(Some(text)) => Wrap::Passphrase(text),
+        Some(None) => return Err(InitError::PassphraseNoText),
+    };
     let data = DataDir::new(dir);
     data.create()?;
-    let vault = Vault::create(dir, &mnemonic, "", Wrap::KeyFile).map_err(InitError::Vault)?;
+    let vault = Vault::create(dir, &mnemonic, "", wrap).map_err(InitError::Vault)?;
     let owner = vault.owner_key().map_err(InitError::Key)?;
     data.write_owner_key(owner.expose())?;
     let node = vault.node_key().map_err(InitError::Key)?;
@@ -110,15 +121,12 @@ pub fn init(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitErr
     })
 }
 
-/// Which of the vault's sealing keys is used.
-const SEALING_VERSION: u32 = 1;
-
 /// The keys a running node needs.
 pub(crate) struct NodeKeys {
     pub(crate) node: iroh::SecretKey,
     pub(crate) owner_public: [u8; 32],
-    /// Seals the secrets of networks.
-    pub(crate) at_rest: AtRest,
+    /// What is stored sealed is sealed with these.
+    pub(crate) seals: Seals,
 }
 
 /// Why the keys could not be read.
@@ -128,6 +136,12 @@ pub enum OpenKeysError {
     /// The vault does not open.
     #[error(transparent)]
     Vault(#[from] OpenVaultError),
+    /// A passphrase protects them, and none was given.
+    #[error("the keys are protected by a passphrase")]
+    PassphraseNeeded,
+    /// The passphrase that was given does not open them.
+    #[error("failed to unlock the keys")]
+    Unlock(#[from] UnlockVaultError),
     /// A key could not be derived.
     #[error("failed to derive the keys")]
     Key(#[source] KeyError),
@@ -136,20 +150,46 @@ pub enum OpenKeysError {
     DataDir(#[from] DataDirError),
 }
 
+impl OpenKeysError {
+    /// The sentence that helps, where it is one of how to give a passphrase.
+    pub(crate) fn passphrase_hint(&self) -> Option<String> {
+        match self {
+            Self::PassphraseNeeded => Some(
+                "--passphrase-file FILE, or start it on a terminal, where it asks".into(),
+            ),
+            Self::Unlock(UnlockVaultError::WrongPassphrase) => Some(
+                "if it is lost, the words bring the node back: alknet init --restore - --data-dir OTHER"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+}
+
 /// Opens the vault and derives the keys. An owner key that is missing, as
-/// after an interrupted `init`, is derived again.
-pub(crate) fn open_keys(data: &DataDir) -> Result<NodeKeys, OpenKeysError> {
-    let vault = Vault::open(data.path())?;
+/// after an interrupted `init`, or another vault's, is derived again.
+pub(crate) fn open_keys(
+    data: &DataDir,
+    passphrase: Option<&Secret>,
+) -> Result<NodeKeys, OpenKeysError> {
+    let mut vault = Vault::open(data.path())?;
+    if !vault.is_unlocked() {
+        let passphrase = passphrase.ok_or(OpenKeysError::PassphraseNeeded)?;
+        // What is no text is no passphrase.
+        let text = passphrase.expose_text();
+        vault.unlock(text.ok_or(UnlockVaultError::WrongPassphrase)?)?;
+    }
     let node = vault.node_key().map_err(OpenKeysError::Key)?;
     let owner = vault.owner_key().map_err(OpenKeysError::Key)?;
-    if !data.owner_key().exists() {
+    let held = match data.owner_key().exists() {
+        true => Some(data.read_owner_key()?),
+        false => None,
+    };
+    if held.as_ref() != Some(owner.expose()) {
         data.write_owner_key(owner.expose())?;
     }
-    let sealing = vault
-        .sealing_key(SEALING_VERSION)
-        .map_err(OpenKeysError::Key)?;
     Ok(NodeKeys {
-        at_rest: AtRest::new(sealing.expose()),
+        seals: Seals::new(vault.sealer().map_err(OpenKeysError::Key)?),
         node: iroh::SecretKey::from_bytes(node.expose()),
         owner_public: owner.public_key(),
     })

@@ -100,7 +100,7 @@ pub use crate::{
     envelope::{Damage, FORMAT, fuzz_envelope},
     mnemonic::{EntropyLengthError, Mnemonic, ParseMnemonicError},
     random::NoRandomness,
-    seal::{About, OpenSealedError, SEALED_EXTRA_BYTES, Sealer, fuzz_sealed},
+    seal::{About, OpenSealedError, SEALED_EXTRA_BYTES, Sealer},
     secret::{SecretKey32, Seed},
     vault::{CreateVaultError, KeyError, OpenVaultError, UnlockVaultError, Vault},
     wrap::{Cost, CostError, PASSPHRASE_BYTES_MAX, Wrap, WrapKind},

@@ -9,8 +9,9 @@ use chacha20poly1305::{
 use zeroize::Zeroizing;
 
 use crate::{
+    paths,
     random::{self, NoRandomness},
-    secret::SecretKey32,
+    secret::{SecretKey32, Seed},
     slip10::{ExtendedKey, Index},
     vault::KeyError,
 };
@@ -58,8 +59,10 @@ impl About<'_> {
 pub struct Sealer(ExtendedKey);
 
 impl Sealer {
-    pub(crate) fn new(root: ExtendedKey) -> Self {
-        Self(root)
+    /// The sealing keys of a seed.
+    #[must_use]
+    pub fn of(seed: &Seed) -> Self {
+        Self(ExtendedKey::of(seed).descend(&paths::SEALING))
     }
 
     /// Derives version `version` of the sealing key, `m/74'/2'/0'/version'`.
@@ -165,18 +168,4 @@ impl From<NoRandomness> for KeyError {
     fn from(_: NoRandomness) -> Self {
         Self::NoRandomness
     }
-}
-
-/// What the fuzzer calls: opens anything, under the keys of a fixed seed.
-#[doc(hidden)]
-pub fn fuzz_sealed(sealed: &[u8], version: u32) -> bool {
-    let Ok(root) = ExtendedKey::master(&[7; 64]) else {
-        return false;
-    };
-    let about = About {
-        kind: "credential",
-        provider: "p",
-        account: "a",
-    };
-    Sealer::new(root).open(version, &about, sealed).is_ok()
 }

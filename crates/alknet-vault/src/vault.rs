@@ -109,6 +109,15 @@ impl Vault {
         })
     }
 
+    /// Tells what wraps the seed of the vault in `directory`, and opens nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenVaultError`].
+    pub fn peek(directory: &Path) -> Result<WrapKind, OpenVaultError> {
+        read_envelope(&directory.join(VAULT_FILE)).map(|envelope| envelope.protection.kind())
+    }
+
     /// Unlocks a vault that a passphrase wraps.
     ///
     /// Checks the passphrase even if the vault is unlocked already; a wrong one
@@ -205,7 +214,7 @@ impl Vault {
     /// [`KeyError::Locked`] if the vault is locked.
     pub fn sealer(&self) -> Result<Sealer, KeyError> {
         let seed = self.seed.as_ref().ok_or(KeyError::Locked)?;
-        Ok(Sealer::new(ExtendedKey::of(seed).descend(&paths::SEALING)))
+        Ok(Sealer::of(seed))
     }
 
     fn derive(&self, path: &[Index]) -> Result<SecretKey32, KeyError> {

@@ -46,8 +46,9 @@ pub enum WrapKind {
 }
 
 impl WrapKind {
-    /// The name used in files.
-    pub(crate) fn name(self) -> &'static str {
+    /// The name used in files: `key-file` or `passphrase`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::KeyFile => "key-file",
             Self::Passphrase => "passphrase",

@@ -22,7 +22,7 @@ pub(crate) use self::{
     exchange::{ALPN, FindHandler},
     lookup::PeerLookup,
     mdns::announce,
-    network::{AtRest, NetworkSecret},
+    network::{AtRest, NetworkSecret, open_network, seal_network},
     tell::{follow_moves, tell},
     watch::watch,
 };
@@ -33,7 +33,7 @@ use self::{
     record::{AddressRecord, RECORD_LIFETIME, RecordError, SignedRecord},
     tell::Told,
 };
-use crate::{dialer::vetted, relay::Relays};
+use crate::{dialer::vetted, relay::Relays, secrets::SealError};
 use alknet_core::{
     Credential, IdentityProvider, PeerId,
     storage::{IdentityIndex, PeerAddresses, PeerRecord, StoreError, Timestamp},
@@ -127,7 +127,7 @@ impl Finder {
         let kept = self.store.networks().await?;
         let opened = kept
             .iter()
-            .map(|one| self.at_rest.open(&one.id, &one.sealed));
+            .map(|one| self.at_rest.open(&one.id, one.key_version, &one.sealed));
         let mut networks: Vec<Network> = opened.filter_map(Result::ok).collect();
         if networks.len() < kept.len() {
             // The words of another node were restored into this directory.
@@ -136,7 +136,9 @@ impl Finder {
         if networks.is_empty() {
             networks.push(Network::new(NetworkSecret::new()));
         }
-        if networks.len() != kept.len() || kept.is_empty() {
+        let version = self.at_rest.version();
+        let is_older = kept.iter().any(|one| one.key_version != version);
+        if networks.len() != kept.len() || kept.is_empty() || is_older {
             self.keep_networks(&networks).await?;
         }
         lock(&self.state).networks = networks;
@@ -144,11 +146,17 @@ impl Finder {
     }
 
     async fn keep_networks(&self, networks: &[Network]) -> Result<(), StoreError> {
-        let sealed = networks.iter().map(|network| KeptNetwork {
-            id: network.id,
-            sealed: self.at_rest.seal(network),
+        let sealed = networks.iter().map(|network| {
+            let (key_version, sealed) = self.at_rest.seal(network)?;
+            Ok(KeptNetwork {
+                id: network.id,
+                key_version,
+                sealed,
+            })
         });
-        self.store.put_networks(sealed.collect()).await
+        let sealed: Result<_, SealError> = sealed.collect();
+        let sealed = sealed.map_err(StoreError::backend)?;
+        self.store.put_networks(sealed).await
     }
 
     async fn load_places(&self) -> Result<(), StoreError> {

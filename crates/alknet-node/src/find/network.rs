@@ -1,5 +1,7 @@
 //! The secret that nodes of one network share, and what is made of it.
 
+use crate::secrets::{SealError, Seals, UNVERSIONED};
+use alknet_vault::{About, OpenSealedError, Sealer};
 use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305, XNonce,
     aead::{Aead, Payload},
@@ -98,30 +100,76 @@ impl Network {
 }
 
 /// Seals the secrets of networks for the store.
-#[derive(Clone)]
-pub(crate) struct AtRest(Zeroizing<[u8; 32]>);
+#[derive(Clone, Debug)]
+pub(crate) struct AtRest(Seals);
 
 impl AtRest {
-    /// With a key of the vault, from which the one used is derived.
-    pub(crate) fn new(vault_key: &[u8; 32]) -> Self {
-        Self(Zeroizing::new(blake3::derive_key(VAULT_CONTEXT, vault_key)))
+    pub(crate) fn new(seals: Seals) -> Self {
+        Self(seals)
     }
 
-    pub(crate) fn seal(&self, network: &Network) -> Vec<u8> {
-        seal(&self.0, &network.id, network.secret.expose())
+    /// The sealed secret, and under which version of the key.
+    pub(crate) fn seal(&self, network: &Network) -> Result<(u32, Vec<u8>), SealError> {
+        let version = self.0.version();
+        let sealer = self.0.sealer()?;
+        let sealed = seal_network(&sealer, &network.id, version, network.secret.expose())?;
+        Ok((version, sealed))
     }
 
-    pub(crate) fn open(&self, id: &NetworkId, sealed: &[u8]) -> Result<Network, Unsealed> {
-        let secret = Zeroizing::new(open(&self.0, id, sealed)?);
-        let secret: [u8; 32] = secret.as_slice().try_into().map_err(|_| Unsealed)?;
+    /// The version under which [`AtRest::seal`] seals.
+    pub(crate) fn version(&self) -> u32 {
+        self.0.version()
+    }
+
+    pub(crate) fn open(
+        &self,
+        id: &NetworkId,
+        version: u32,
+        sealed: &[u8],
+    ) -> Result<Network, SealError> {
+        let secret = open_network(&*self.0.sealer()?, id, version, sealed)?;
+        let secret: Result<[u8; 32], _> = secret.as_slice().try_into();
+        let secret = secret.map_err(|_| OpenSealedError::Malformed)?;
         let network = Network::new(NetworkSecret::from_bytes(secret));
-        (network.id == *id).then_some(network).ok_or(Unsealed)
+        match network.id == *id {
+            true => Ok(network),
+            false => Err(OpenSealedError::Refused.into()),
+        }
     }
 }
 
-impl fmt::Debug for AtRest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AtRest(..)")
+/// Seals the secret of a network for its place.
+pub(crate) fn seal_network(
+    sealer: &Sealer,
+    id: &NetworkId,
+    version: u32,
+    secret: &[u8],
+) -> Result<Vec<u8>, SealError> {
+    let id = data_encoding::HEXLOWER.encode(id);
+    Ok(sealer.seal(version, &about_network(&id), secret)?)
+}
+
+/// Opens it, also if a release sealed it that knew no versions.
+pub(crate) fn open_network(
+    sealer: &Sealer,
+    id: &NetworkId,
+    version: u32,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    if version == UNVERSIONED {
+        let key = Zeroizing::new(blake3::derive_key(VAULT_CONTEXT, sealer.key(1)?.expose()));
+        let opened = open(&key, id, sealed).map_err(|_| OpenSealedError::Refused)?;
+        return Ok(Zeroizing::new(opened));
+    }
+    let id = data_encoding::HEXLOWER.encode(id);
+    Ok(sealer.open(version, &about_network(&id), sealed)?)
+}
+
+fn about_network(id: &str) -> About<'_> {
+    About {
+        kind: "network",
+        provider: "alknet",
+        account: id,
     }
 }
 
@@ -191,14 +239,41 @@ mod tests {
         );
     }
 
+    fn sealer(byte: u8) -> Sealer {
+        let words = alknet_vault::Mnemonic::from_entropy(&[byte; 16]).unwrap();
+        Sealer::of(&words.to_seed(""))
+    }
+
     #[test]
     fn a_secret_at_rest_opens_with_its_vault_alone() {
         let network = Network::new(NetworkSecret::from_bytes([1; 32]));
-        let vault = AtRest::new(&[5; 32]);
-        let sealed = vault.seal(&network);
-        let opened = vault.open(&network.id, &sealed).unwrap();
+        let seals = Seals::new(sealer(5));
+        let vault = AtRest::new(seals.clone());
+        let (version, sealed) = vault.seal(&network).unwrap();
+        assert_eq!(version, 1);
+        let opened = vault.open(&network.id, version, &sealed).unwrap();
         assert_eq!(opened.secret.expose(), network.secret.expose());
-        assert!(AtRest::new(&[6; 32]).open(&network.id, &sealed).is_err());
-        assert!(vault.open(&[0; 16], &sealed).is_err());
+        let other = AtRest::new(Seals::new(sealer(6)));
+        assert!(other.open(&network.id, version, &sealed).is_err());
+        assert!(vault.open(&[0; 16], version, &sealed).is_err());
+        assert!(vault.open(&network.id, 2, &sealed).is_err());
+        seals.lock();
+        assert!(matches!(vault.seal(&network), Err(SealError::Locked)));
+        let locked = vault.open(&network.id, version, &sealed);
+        assert!(matches!(locked, Err(SealError::Locked)));
+    }
+
+    /// As the release with format 2 of the store sealed it.
+    #[test]
+    fn a_secret_that_was_sealed_before_there_were_versions_opens() {
+        let network = Network::new(NetworkSecret::from_bytes([1; 32]));
+        let sealer = sealer(5);
+        let key = blake3::derive_key(VAULT_CONTEXT, sealer.key(1).unwrap().expose());
+        let sealed = seal(&key, &network.id, network.secret.expose());
+        assert_eq!(sealed.len(), 72);
+        let vault = AtRest::new(Seals::new(sealer));
+        let opened = vault.open(&network.id, UNVERSIONED, &sealed).unwrap();
+        assert_eq!(opened.secret.expose(), network.secret.expose());
+        assert!(vault.open(&network.id, 1, &sealed).is_err());
     }
 }

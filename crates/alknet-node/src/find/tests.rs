@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::{Config, Node, find::exchange::Exchanged};
+use crate::{Config, Node, find::exchange::Exchanged, secrets::Seals};
 use alknet_core::{
     AuditRow, RoleSet,
     storage::{IdentityChange, NodeKey, SharedClock},
@@ -55,7 +55,9 @@ impl World {
         let roles = RoleSet::new(Vec::new(), Vec::new());
         let identities = IdentityIndex::load(Arc::new(store.clone()), roles, shared);
         let identities = Arc::new(identities.await.unwrap());
-        let keys = (key(own), AtRest::new(&[own; 32]));
+        let words = alknet_vault::Mnemonic::from_entropy(&[own; 16]).unwrap();
+        let sealer = alknet_vault::Sealer::of(&words.to_seed(""));
+        let keys = (key(own), AtRest::new(Seals::new(sealer)));
         let finder = Finder::open(store, identities, Relays::new(&[]), keys, true);
         Self {
             finder: finder.await.unwrap(),

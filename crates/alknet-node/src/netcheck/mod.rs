@@ -101,7 +101,7 @@ pub async fn check_network(
     let relays = Relays::new(&settings.map_err(NetcheckError::Relay)?);
     let key = match options.is_running || !is_initialised(data.path()) {
         true => None,
-        false => Some(node_key(data).await?),
+        false => node_key(data).await?,
     };
     let subject = Subject {
         key,
@@ -111,9 +111,15 @@ pub async fn check_network(
     check(&relays, subject).await
 }
 
-async fn node_key(data: DataDir) -> Result<SecretKey, NetcheckError> {
-    let opened = tokio::task::spawn_blocking(move || open_keys(&data)).await;
-    Ok(opened.map_err(|_| NetcheckError::Runtime)??.node)
+/// None if a passphrase protects it: whether a relay accepts this node stays
+/// open then.
+async fn node_key(data: DataDir) -> Result<Option<SecretKey>, NetcheckError> {
+    let opened = tokio::task::spawn_blocking(move || open_keys(&data, None)).await;
+    match opened.map_err(|_| NetcheckError::Runtime)? {
+        Ok(keys) => Ok(Some(keys.node)),
+        Err(OpenKeysError::PassphraseNeeded) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// For whom the network is looked at.

@@ -338,6 +338,7 @@ async fn the_words_bring_the_same_node_back() {
         second.path(),
         &InitOptions {
             words: Some(&words),
+            ..InitOptions::default()
         },
     );
     let restored = restored.unwrap();
@@ -345,7 +346,7 @@ async fn the_words_bring_the_same_node_back() {
     assert!(restored.words.is_none());
     assert_eq!(
         alknet_node::check_keys(second.path()).unwrap(),
-        made.node_id
+        Some(made.node_id.clone())
     );
     let node = builder(second.path(), "home").spawn().await.unwrap();
     assert_eq!(node.status().node_id, made.node_id);
@@ -358,6 +359,7 @@ async fn the_words_bring_the_same_node_back() {
     assert!(again.hint().unwrap().contains("alknet up"));
     let wrong = InitOptions {
         words: Some("all these words are wrong"),
+        ..InitOptions::default()
     };
     let error = init(&first.path().join("other"), &wrong).unwrap_err();
     assert_eq!(error.to_string(), "these words cannot bring a node back");
@@ -377,6 +379,7 @@ async fn an_owner_whose_key_changed_is_still_the_owner() {
     }
     let options = InitOptions {
         words: Some(&words),
+        ..InitOptions::default()
     };
     let restored = init(dir.path(), &options).unwrap();
     let node = builder(dir.path(), "home").spawn().await.unwrap();
