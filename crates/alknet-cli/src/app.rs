@@ -2,6 +2,7 @@
 //! the running node.
 
 use crate::{
+    commands::keys::read_key_file,
     failure::Failure,
     hint::{Place, explain},
     node_access::{CallError, CallOptions, ErrorCode, Home, Route, nearest},
@@ -17,14 +18,17 @@ pub(crate) struct App {
     pub(crate) out: Out,
     pub(crate) dir: PathBuf,
     pub(crate) verbose: u8,
+    /// Where the API key lies that commands act with.
+    key_file: Option<PathBuf>,
     home: OnceCell<Home>,
 }
 
 impl App {
-    pub(crate) fn new(out: Out, dir: PathBuf, verbose: u8) -> Self {
+    pub(crate) fn new(out: Out, dir: PathBuf, key_file: Option<PathBuf>, verbose: u8) -> Self {
         Self {
             out,
             dir,
+            key_file,
             verbose,
             home: OnceCell::new(),
         }
@@ -42,7 +46,11 @@ impl App {
 
     /// The running node, connected at the first use.
     pub(crate) async fn home(&self) -> Result<&Home, Failure> {
-        self.home.get_or_try_init(|| Home::connect(&self.dir)).await
+        let connecting = || async {
+            let key = self.key_file.as_deref().map(read_key_file).transpose()?;
+            Home::connect(&self.dir, key.as_ref()).await
+        };
+        self.home.get_or_try_init(connecting).await
     }
 
     /// Tells the node that we leave, so that it cancels what we asked for at

@@ -38,6 +38,16 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Acts with the API key in this file instead of as the owner, who may do everything: for
+    /// agents and scripts. The file must be readable by its owner alone
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "ALKNET_KEY_FILE",
+        hide_env_values = true
+    )]
+    pub(crate) key_file: Option<PathBuf>,
     /// Prints data, and errors, as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -64,7 +74,7 @@ pub(crate) enum Command {
     /// Prints the version of this program
     Version,
     /// Checks the data directory, the configuration and the running node
-    Doctor,
+    Doctor(commands::doctor::DoctorArgs),
     /// Writes the node to one file
     Backup(commands::backup::BackupArgs),
     /// Makes a data directory of a backup
@@ -83,11 +93,13 @@ pub(crate) enum Command {
     Ping(commands::ping::PingArgs),
     /// Checks what the network lets through, and says what to do
     Netcheck(commands::netcheck::NetcheckArgs),
-    /// Gives a peer a role, an operation, a scope or a resource
+    /// Makes, lists and takes back API keys, for agents and scripts
+    Keys(commands::keys::KeysArgs),
+    /// Gives a peer or a group a role, an operation, a scope or a resource
     Grant(commands::grants::GrantArgs),
-    /// Takes grants from a peer
+    /// Takes grants from a peer or a group
     Revoke(commands::grants::GrantArgs),
-    /// Lists what a peer was given
+    /// Lists what a peer or a group was given
     Grants(commands::grants::GrantsArgs),
     /// Lists the roles that can be granted
     Roles,
@@ -109,6 +121,10 @@ pub(crate) enum Command {
     Audit(commands::audit::AuditArgs),
     /// Prints what happened: peers, grants, keys, links and more
     Events(commands::events::EventsArgs),
+    /// Stores, lists and removes secrets for the outside
+    Credentials(commands::credentials::CredentialsArgs),
+    /// Protects, locks and replaces what all keys come from
+    Vault(commands::vault::VaultArgs),
     /// Prints completions for a shell
     Completions(commands::completions::CompletionsArgs),
     /// Prints a page of the reference
@@ -117,6 +133,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether secrets pass through this process that others should not find in
+    /// its memory. `up` decides by itself.
+    pub(crate) fn handles_secrets(&self) -> bool {
+        matches!(
+            self,
+            Command::Init(_) | Command::Credentials(_) | Command::Vault(_)
+        )
+    }
+
     /// Whether Ctrl-C simply ends it. The others handle signals themselves.
     pub(crate) fn ends_on_interrupt(&self) -> bool {
         !matches!(

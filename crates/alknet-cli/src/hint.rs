@@ -144,6 +144,12 @@ fn placed(message: &str, node: &str) -> String {
 
 fn grant_hint(error: &CallError, node: &str) -> Option<String> {
     let caller = text(error, "/caller")?;
+    if let Some(key) = text(error, "/key") {
+        // Its peer holds it: no grant helps, another key does.
+        return Some(format!(
+            "key `{key}` was made narrower than `{caller}`: alknet keys create makes another"
+        ));
+    }
     // A resource that is missing is less than the whole operation, and enough.
     // One that is not known yet is nothing to grant.
     let resource = text(error, "/missing/resource").filter(|text| !text.contains('…'));

@@ -18,6 +18,7 @@ mod escapes;
 mod failure;
 #[doc(hidden)]
 pub mod fuzz;
+mod hardening;
 mod hint;
 mod input;
 mod node_access;
@@ -38,7 +39,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 /// Runs one command line, the program's name first.
 ///
-/// Reads the environment (`ALKNET_DATA_DIR`, `NO_COLOR`, the XDG directories)
+/// Reads the environment (`ALKNET_DATA_DIR`, `ALKNET_KEY_FILE`, `NO_COLOR`, the XDG directories)
 /// and prints. Must be called within a tokio runtime with all drivers on.
 pub async fn run(words: impl IntoIterator<Item = OsString>) -> Exit {
     let words: Vec<OsString> = words.into_iter().collect();
@@ -51,15 +52,15 @@ pub async fn run(words: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(dir) => dir,
         Err(failure) => return report(out, Err(failure)),
     };
-    let app = App::new(out, dir, cli.global.verbose);
+    let app = App::new(out, dir, cli.global.key_file, cli.global.verbose);
     let done = if cli.command.ends_on_interrupt() {
         commands::log_to_stderr(&app);
         tokio::select! {
-            done = commands::run(&app, cli.command) => done,
+            done = Box::pin(commands::run(&app, cli.command)) => done,
             exit = signals::ending() => exit.and_then(|exit| Err(Failure::interrupted(exit))),
         }
     } else {
-        commands::run(&app, cli.command).await
+        Box::pin(commands::run(&app, cli.command)).await
     };
     app.close().await;
     report(out, done)

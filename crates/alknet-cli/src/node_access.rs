@@ -20,10 +20,16 @@ use std::{
 pub(crate) use alknet::Violation;
 pub(crate) use alknet::net::{CarryError, bind, carry};
 pub(crate) use alknet::node::relay::{QadSetting, RelayServerConfig};
+pub(crate) use alknet::node::{StoreFacts as Facts, backup};
+pub(crate) use alknet::storage::Timestamp;
 pub(crate) use alknet::{
-    ByteReceiver, ByteSender, CallError, ChannelCall, ErrorCode, GrantTarget, Interaction,
-    InteractionEvent, Kind, PeerId, Route, RouteStep, nearest,
-    node::{Config, ConfigError, InitReport, LogBuffer, RelaySetting, Runtime, is_initialised},
+    ApiKey, ByteReceiver, ByteSender, CallError, ChannelCall, ErrorCode, GrantTarget, Interaction,
+    InteractionEvent, Kind, PeerId, Route, RouteStep, SSH_KEY_TEXT_BYTES_MAX, Secret, SshPublicKey,
+    nearest,
+    node::{
+        Config, ConfigError, InitReport, LogBuffer, Protection, RelaySetting, Replaced,
+        Replacement, Runtime, is_initialised,
+    },
     parse_route, terminal_modes,
 };
 
@@ -41,12 +47,14 @@ pub(crate) struct CallOptions {
 pub(crate) struct Home(control::LocalNode);
 
 impl Home {
-    pub(crate) async fn connect(dir: &Path) -> Result<Self, Failure> {
-        let connected = control::connect(dir).await;
+    /// As the owner, or with an API key.
+    pub(crate) async fn connect(dir: &Path, key: Option<&ApiKey>) -> Result<Self, Failure> {
+        let connected = control::connect_as(dir, key).await;
         connected.map(Self).map_err(|error| {
             let (exit, code) = match &error {
                 control::ConnectError::NotRunning(_) => (Exit::UNREACHABLE, "NOT_RUNNING"),
                 control::ConnectError::NoAnswer { .. } => (Exit::UNREACHABLE, "NO_ANSWER"),
+                control::ConnectError::KeyRefused => (Exit::NOT_ALLOWED, "UNAUTHENTICATED"),
                 _ => (Exit::FAILED, "LOCAL"),
             };
             Failure::new(exit, code, sentence(&error)).hint_if(error.hint())
@@ -185,8 +193,12 @@ pub(crate) fn config_path(dir: &Path) -> PathBuf {
 }
 
 /// Makes a data directory with keys.
-pub(crate) fn init(dir: &Path, words: Option<&str>) -> Result<InitReport, Failure> {
-    node::init(dir, &node::InitOptions { words })
+pub(crate) fn init(
+    dir: &Path,
+    words: Option<&str>,
+    passphrase: Option<&Secret>,
+) -> Result<InitReport, Failure> {
+    node::init(dir, &node::InitOptions { words, passphrase })
         .map_err(|error| Failure::new(Exit::FAILED, "INIT", sentence(&error)).hint_if(error.hint()))
 }
 
@@ -208,7 +220,8 @@ pub(crate) fn check_config(config: &Config, dir: &Path) -> Result<(), Findings> 
 /// Opens the keys; says which node's they are.
 pub(crate) fn check_keys(dir: &Path) -> Result<String, Findings> {
     match node::check_keys(dir) {
-        Ok(node_id) => Ok(format!("of node {node_id}")),
+        Ok(Some(node_id)) => Ok(format!("of node {node_id}")),
+        Ok(None) => Ok("protected by a passphrase, and not opened".into()),
         Err(error) => {
             let message = sentence(&error);
             let error = node::StartError::from(error);
@@ -221,8 +234,12 @@ pub(crate) fn check_keys(dir: &Path) -> Result<String, Findings> {
 }
 
 /// Looks for damage in the database.
-pub(crate) fn check_database(dir: &Path) -> Result<String, Findings> {
-    match node::check_database(dir) {
+pub(crate) fn check_database(dir: &Path, deep: bool) -> Result<String, Findings> {
+    let found = match deep {
+        true => node::check_database_deep(dir),
+        false => node::check_database(dir),
+    };
+    match found {
         Ok(true) => Ok("is whole".into()),
         Ok(false) => Ok("there is none yet".into()),
         Err(error) => {
@@ -234,6 +251,75 @@ pub(crate) fn check_database(dir: &Path) -> Result<String, Findings> {
             })
         }
     }
+}
+
+/// Whose keys a data directory holds, if they open by themselves.
+pub(crate) fn node_id(dir: &Path) -> Option<String> {
+    node::check_keys(dir).ok().flatten()
+}
+
+/// Counts what is in the database of a data directory. Blocks.
+pub(crate) fn inspect(
+    dir: &Path,
+    now: Timestamp,
+    soon: Timestamp,
+    since: Timestamp,
+) -> Result<Option<Facts>, Findings> {
+    node::inspect(dir, now, soon, since).map_err(|error| Findings {
+        message: sentence(&error),
+        hint: None,
+    })
+}
+
+/// The time of this machine's clock.
+pub(crate) fn now() -> Timestamp {
+    alknet::storage::system_clock()()
+}
+
+/// The vault of a data directory, under a passphrase of a backup's own. Blocks.
+pub(crate) fn wrapped_vault(dir: &Path, passphrase: &str) -> Result<Vec<u8>, Failure> {
+    backup::wrapped_vault(dir, passphrase).map_err(|error| {
+        Failure::new(Exit::FAILED, "BACKUP", sentence(&error)).hint_if(error.hint())
+    })
+}
+
+/// What protects the keys of a data directory; nothing if there are none.
+pub(crate) fn protection(dir: &Path) -> Result<Option<Protection>, Failure> {
+    node::protection(dir).map_err(|error| Failure::local(sentence(&error)))
+}
+
+/// Protects the keys by another passphrase, or by a key file. Blocks.
+pub(crate) fn protect(
+    dir: &Path,
+    old: Option<&Secret>,
+    new: Option<&Secret>,
+) -> Result<(), Failure> {
+    node::protect(dir, old, new)
+        .map_err(|error| Failure::new(Exit::FAILED, "VAULT", sentence(&error)))
+}
+
+/// Draws new words for the node of a data directory, which must not run.
+pub(crate) async fn prepare_replacement(
+    dir: &Path,
+    passphrase: Option<Secret>,
+) -> Result<Replacement, Failure> {
+    let prepared = Replacement::prepare(dir, passphrase).await;
+    prepared.map_err(|error| not_replaced(&error))
+}
+
+/// Puts what was prepared into its place.
+pub(crate) async fn replace(replacement: Replacement) -> Result<Replaced, Failure> {
+    let replaced = replacement.commit().await;
+    replaced.map_err(|error| not_replaced(&error))
+}
+
+fn not_replaced(error: &node::ReplaceError) -> Failure {
+    Failure::new(Exit::FAILED, "VAULT", sentence(error)).hint_if(error.hint())
+}
+
+/// Whether a passphrase, and no key file, wraps the vault of a data directory.
+pub(crate) fn has_passphrase(dir: &Path) -> bool {
+    backup::has_passphrase(dir)
 }
 
 /// Looks at relays without a node.
@@ -291,6 +377,8 @@ pub(crate) struct Launch {
     pub(crate) relay: Option<ServerArgs>,
     pub(crate) demo: bool,
     pub(crate) logs: LogBuffer,
+    /// Opens the keys, if one protects them.
+    pub(crate) passphrase: Option<Secret>,
 }
 
 /// A node inside this process.
@@ -312,6 +400,9 @@ impl RunningNode {
         if !launch.relays.is_empty() {
             builder = builder.relays(launch.relays);
         }
+        if let Some(passphrase) = launch.passphrase {
+            builder = builder.passphrase(passphrase);
+        }
         if let Some(server) = launch.relay {
             builder = builder.relay(move |config| server.apply(config));
         }
@@ -324,6 +415,11 @@ impl RunningNode {
     /// The same fields as `node/info`.
     pub(crate) fn status(&self) -> Value {
         serde_json::to_value(self.0.status()).unwrap_or_default()
+    }
+
+    /// Its node id.
+    pub(crate) fn id(&self) -> String {
+        self.0.status().node_id
     }
 
     /// Waits until `node/shutdown` was called; how long calls may take then.

@@ -2,7 +2,7 @@
 
 use crate::{
     app::App,
-    failure::Failure,
+    failure::{Exit, Failure},
     node_access::GrantTarget,
     output::cell,
     table::{Table, one_line},
@@ -18,9 +18,14 @@ A TARGET is one of
   a scope       deploy:write
   a resource    bucket:www/public/**=read      net:db.lan:5432=dial
                 command:git=exec               peer:nas=fs/*
-and `!` before a resource takes it away whatever else gives it.")]
+and `!` before a resource takes it away whatever else gives it.
+
+Examples:
+  alknet grant laptop reader deploy/restart
+  alknet grant group:family 'bucket:photos/**=read'")]
 pub(crate) struct GrantArgs {
-    /// The peer
+    /// The peer, or `group:NAME` for all members of a group
+    #[arg(value_name = "PEER")]
     peer: String,
     /// Roles, operations, scopes, resources
     #[arg(required = true, value_name = "TARGET", value_parser = parse_target)]
@@ -29,20 +34,36 @@ pub(crate) struct GrantArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GrantsArgs {
-    /// The peer
+    /// The peer, or `group:NAME`
     peer: String,
 }
 
-fn parse_target(text: &str) -> Result<GrantTarget, String> {
+pub(crate) fn parse_target(text: &str) -> Result<GrantTarget, String> {
     GrantTarget::parse(text).map_err(|error| error.to_string())
 }
 
 /// Grants or revokes, and prints what the peer has now.
-pub(crate) async fn change(app: &App, args: &GrantArgs, operation: &str) -> Result<(), Failure> {
+pub(crate) async fn change(app: &App, args: &GrantArgs, give: bool) -> Result<(), Failure> {
     let targets: Vec<String> = args.targets.iter().map(ToString::to_string).collect();
-    let reply = app
-        .ask(operation, json!({ "peer": args.peer, "targets": targets }))
-        .await?;
+    let (operation, input) = match (group(&args.peer), give) {
+        (Some(group), true) => (
+            "groups/grant",
+            json!({ "group": group, "targets": targets }),
+        ),
+        (Some(group), false) => (
+            "groups/revoke",
+            json!({ "group": group, "targets": targets }),
+        ),
+        (None, true) => (
+            "peers/grant",
+            json!({ "peer": args.peer, "targets": targets }),
+        ),
+        (None, false) => (
+            "peers/revoke",
+            json!({ "peer": args.peer, "targets": targets }),
+        ),
+    };
+    let reply = app.ask(operation, input).await?;
     if app.out.json {
         return app.out.json_line(&reply);
     }
@@ -64,6 +85,11 @@ pub(crate) async fn change(app: &App, args: &GrantArgs, operation: &str) -> Resu
     app.out.text(&held(&args.peer, reply.get("grants")))
 }
 
+/// The group that is named instead of a peer.
+fn group(text: &str) -> Option<&str> {
+    text.strip_prefix("group:")
+}
+
 /// `bob may: editor, deploy/restart`.
 pub(crate) fn held(peer: &str, grants: Option<&Value>) -> String {
     let grants = cell(grants);
@@ -76,18 +102,36 @@ pub(crate) fn held(peer: &str, grants: Option<&Value>) -> String {
 }
 
 pub(crate) async fn list(app: &App, args: &GrantsArgs) -> Result<(), Failure> {
-    let peer = app.ask("peers/show", json!({ "peer": args.peer })).await?;
+    let shown = match group(&args.peer) {
+        Some(name) => listed_group(app, name).await?,
+        None => app.ask("peers/show", json!({ "peer": args.peer })).await?,
+    };
     let none = json!([]);
-    let grants = peer.get("grants").unwrap_or(&none);
+    let grants = shown.get("grants").unwrap_or(&none);
     if app.out.json {
-        return app
-            .out
-            .json_line(&json!({ "peer": args.peer, "grants": grants }));
+        return match group(&args.peer) {
+            Some(_) => app.out.json_line(&shown),
+            None => app
+                .out
+                .json_line(&json!({ "peer": args.peer, "grants": grants })),
+        };
     }
     for grant in grants.as_array().into_iter().flatten() {
         app.out.text(&one_line(&cell(Some(grant))))?;
     }
     Ok(())
+}
+
+async fn listed_group(app: &App, name: &str) -> Result<Value, Failure> {
+    let reply = app.ask("groups/list", json!({})).await?;
+    let groups = reply.get("groups").and_then(Value::as_array);
+    let mut groups = groups.into_iter().flatten();
+    let found = groups.find(|group| group.get("group").is_some_and(|held| held == name));
+    found.cloned().ok_or_else(|| {
+        let message = format!("no group `{}`", one_line(name));
+        Failure::new(Exit::FAILED, "NOT_FOUND", message)
+            .hint("a group is made by what it is given: alknet grant group:NAME TARGET")
+    })
 }
 
 pub(crate) async fn roles(app: &App) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ pub(crate) mod bans;
 pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod completions;
+pub(crate) mod credentials;
 pub(crate) mod describe;
 pub(crate) mod detach;
 pub(crate) mod docs;
@@ -21,6 +22,7 @@ pub(crate) mod init;
 pub(crate) mod interact;
 pub(crate) mod invite;
 pub(crate) mod join;
+pub(crate) mod keys;
 pub(crate) mod logs;
 pub(crate) mod netcheck;
 pub(crate) mod notify;
@@ -36,11 +38,13 @@ pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod up;
+pub(crate) mod vault;
 
 use crate::{
     app::App,
     cli::Command,
     failure::{Exit, Failure},
+    hardening,
 };
 use serde_json::json;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
@@ -49,6 +53,9 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
+    if command.handles_secrets() {
+        hardening::keep_memory_private();
+    }
     match command {
         Command::Init(args) => init::run(app, args).await?,
         Command::Up(args) => return up::run(app, args).await,
@@ -56,7 +63,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Down(args) => down::run(app, &args).await?,
         Command::Status => status::run(app).await?,
         Command::Version => version(app)?,
-        Command::Doctor => return doctor::run(app).await,
+        Command::Doctor(args) => return doctor::run(app, &args).await,
         Command::Backup(args) => backup::run(app, args).await?,
         Command::Restore(args) => return restore::run(app, args).await,
         Command::Service(args) => return service::run(app, args).await,
@@ -65,10 +72,11 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Peers(args) => peers::run(app, args).await?,
         Command::Ping(args) => return ping::run(app, args).await,
         Command::Netcheck(args) => return netcheck::run(app, args).await,
-        Command::Grant(args) => grants::change(app, &args, "peers/grant").await?,
-        Command::Revoke(args) => grants::change(app, &args, "peers/revoke").await?,
+        Command::Grant(args) => grants::change(app, &args, true).await?,
+        Command::Revoke(args) => grants::change(app, &args, false).await?,
         Command::Grants(args) => grants::list(app, &args).await?,
         Command::Roles => grants::roles(app).await?,
+        Command::Keys(args) => keys::run(app, args).await?,
         Command::Ops(args) => ops::run(app, args).await?,
         Command::Call(args) => call::run(app, args).await?,
         Command::Batch(args) => return batch::run(app, args).await,
@@ -79,6 +87,8 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Bans(args) => bans::run(app, args).await?,
         Command::Audit(args) => audit::run(app, &args).await?,
         Command::Events(args) => events::run(app, &args).await?,
+        Command::Credentials(args) => credentials::run(app, args).await?,
+        Command::Vault(args) => vault::run(app, args).await?,
         Command::Completions(args) => completions::run(app, &args)?,
         Command::Docs(args) => docs::run(app, &args)?,
     }

@@ -12,7 +12,7 @@ use crate::{
     duration,
     failure::Failure,
     hint::quote,
-    node_access::CallOptions,
+    node_access::{CallOptions, SSH_KEY_TEXT_BYTES_MAX, Secret, SshPublicKey},
     output::cell,
     prompt,
     table::{self, Table, one_line},
@@ -21,7 +21,11 @@ use crate::{
 use clap::{Args, Subcommand};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct PeersArgs {
@@ -63,8 +67,12 @@ struct AddArgs {
     /// What the peer is called here
     name: String,
     /// Its public key, 64 hexadecimal digits: `alknet status` prints it there
-    #[arg(long, value_name = "ID")]
-    node_id: String,
+    #[arg(
+        long,
+        value_name = "ID",
+        required_unless_present_any = ["ssh_key", "ssh_ca"]
+    )]
+    node_id: Option<String>,
     /// Where it can be reached; may be repeated
     #[arg(long, value_name = "ADDR:PORT")]
     address: Vec<String>,
@@ -77,6 +85,15 @@ struct AddArgs {
     /// How long the access lasts; for ever if not given
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     access_for: Option<Duration>,
+    /// An SSH key it has: a `.pub` file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Vec<PathBuf>,
+    /// An SSH authority whose certificates stand for it: a `.pub` file
+    #[arg(long, value_name = "FILE")]
+    ssh_ca: Option<PathBuf>,
+    /// A principal of those certificates; the peer's name if none is given; may be repeated
+    #[arg(long, requires = "ssh_ca")]
+    principal: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +121,18 @@ struct UpdateArgs {
     /// A relay it uses, instead of those known; may be repeated
     #[arg(long, value_name = "URL")]
     relay: Vec<String>,
+    /// An SSH key it has beside those known: a `.pub` file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Vec<PathBuf>,
+    /// An SSH authority whose certificates stand for it: a `.pub` file
+    #[arg(long, value_name = "FILE")]
+    ssh_ca: Option<PathBuf>,
+    /// A principal of those certificates; the peer's name if none is given; may be repeated
+    #[arg(long, requires = "ssh_ca")]
+    principal: Vec<String>,
+    /// The fingerprint of an SSH key or authority that it no longer has; may be repeated
+    #[arg(long, value_name = "SHA256:...")]
+    remove_ssh: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -127,7 +156,7 @@ pub(crate) async fn run(app: &App, args: PeersArgs) -> Result<(), Failure> {
             print_peer(app, &peer)
         }
         PeersCommand::Add(args) => {
-            let peer = app.ask("peers/add", args.input()).await?;
+            let peer = app.ask("peers/add", args.input()?).await?;
             if matches!(args.role.as_str(), "operator" | "admin") {
                 app.out.warn(&format!(
                     "`{}` may run any program here as the user of this node",
@@ -154,18 +183,26 @@ pub(crate) async fn run(app: &App, args: PeersArgs) -> Result<(), Failure> {
 }
 
 impl AddArgs {
-    fn input(&self) -> Value {
+    fn input(&self) -> Result<Value, Failure> {
         let mut input = json!({
             "peer": self.name,
-            "node_id": self.node_id,
             "grants": role_grants(&self.role),
         });
+        if let Some(node_id) = &self.node_id {
+            input["node_id"] = json!(node_id);
+        }
+        put_ssh(
+            &mut input,
+            &self.ssh_key,
+            self.ssh_ca.as_deref(),
+            &self.principal,
+        )?;
         put_list(&mut input, "addresses", &self.address);
         put_list(&mut input, "relays", &self.relay);
         if let Some(access) = self.access_for {
             input["access_for_ms"] = json!(duration::millis(access));
         }
-        input
+        Ok(input)
     }
 }
 
@@ -175,6 +212,13 @@ impl UpdateArgs {
         put_list(&mut input, "groups", &self.group);
         put_list(&mut input, "addresses", &self.address);
         put_list(&mut input, "relays", &self.relay);
+        put_list(&mut input, "remove_ssh", &self.remove_ssh);
+        put_ssh(
+            &mut input,
+            &self.ssh_key,
+            self.ssh_ca.as_deref(),
+            &self.principal,
+        )?;
         if let Some(name) = &self.display_name {
             input["display_name"] = json!(name);
         }
@@ -198,6 +242,47 @@ fn put_list(input: &mut Value, field: &str, list: &[String]) {
     if !list.is_empty() {
         input[field] = json!(list);
     }
+}
+
+/// Public SSH keys are read here: what a file holds that is no public key goes
+/// no further.
+fn put_ssh(
+    input: &mut Value,
+    keys: &[PathBuf],
+    authority: Option<&Path>,
+    principals: &[String],
+) -> Result<(), Failure> {
+    let lines: Result<Vec<String>, Failure> = keys.iter().map(|path| public_key(path)).collect();
+    put_list(input, "ssh_keys", &lines?);
+    if let Some(path) = authority {
+        input["ssh_cas"] = json!([{ "public_key": public_key(path)?, "principals": principals }]);
+    }
+    Ok(())
+}
+
+/// The one key in a `.pub` file, as a line.
+fn public_key(path: &Path) -> Result<String, Failure> {
+    let failed = |error: std::io::Error| Failure::io("read", path, &error);
+    let file = std::fs::File::open(path).map_err(failed)?;
+    // What is cut off is too long to be a key, and refused as such.
+    let most = SSH_KEY_TEXT_BYTES_MAX as u64 + 1;
+    let mut bytes = Vec::with_capacity(2 * most as usize);
+    let read = file.take(most).read_to_end(&mut bytes);
+    // It may be a private key, by mistake.
+    let content = Secret::new(bytes);
+    read.map_err(failed)?;
+    let wrong = |why: String| {
+        Failure::usage(format!("`{}`: {why}", path.display()))
+            .hint("a public key is the line in a `.pub` file, such as ~/.ssh/id_ed25519.pub")
+    };
+    let text = content
+        .expose_text()
+        .ok_or_else(|| wrong("this is no text".into()))?;
+    let key = SshPublicKey::parse(text).map_err(|error| wrong(error.to_string()))?;
+    Ok(match key.comment() {
+        Some(comment) => format!("{key} {comment}"),
+        None => key.to_string(),
+    })
 }
 
 async fn list(app: &App) -> Result<(), Failure> {
@@ -339,6 +424,9 @@ fn render_peer(peer: &Value) -> String {
                 .to_owned(),
         ),
         ("groups", field("groups")),
+    ]);
+    pairs.extend(ssh_pairs(peer));
+    pairs.extend([
         ("addresses", field("addresses")),
         ("relays", field("relays")),
     ]);
@@ -360,6 +448,28 @@ fn render_peer(peer: &Value) -> String {
         ),
     ]);
     table::pairs(&pairs)
+}
+
+/// SSH keys, authorities, and how many API keys there are.
+fn ssh_pairs(peer: &Value) -> Vec<(&'static str, String)> {
+    let each = |name: &str| {
+        let list = peer.get(name).and_then(Value::as_array);
+        list.cloned().unwrap_or_default()
+    };
+    let mut pairs = Vec::new();
+    for key in each("ssh_keys") {
+        let words = [cell(key.get("fingerprint")), cell(key.get("comment"))];
+        pairs.push(("ssh key", words.join(" ").trim_end().to_owned()));
+    }
+    for held in each("ssh_cas") {
+        let field = |name: &str| cell(held.get(name));
+        let words = format!("{} for `{}`", field("fingerprint"), field("principal"));
+        pairs.push(("ssh authority", words));
+    }
+    if let Some(count) = peer.get("api_keys").and_then(Value::as_u64) {
+        pairs.push(("api keys", count.to_string()));
+    }
+    pairs
 }
 
 /// How the link is, and what went over it.
@@ -560,6 +670,10 @@ mod tests {
             access_for: None,
             address: vec![],
             relay: vec![],
+            ssh_key: vec![],
+            ssh_ca: None,
+            principal: vec![],
+            remove_ssh: vec![],
         };
         assert_eq!(nothing.input().map_err(|failure| failure.exit.0), Err(2));
         let disabled = UpdateArgs {
