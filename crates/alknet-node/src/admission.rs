@@ -364,7 +364,10 @@ impl Admission {
         let mut open = lock(&self.open);
         if let Err(refusal) = self.fits(&open, info, known.as_ref()) {
             drop(open);
-            self.conduct.offended(&who, Offence::Limit);
+            // A peer that has as many as it may is no offender.
+            if known.is_none() {
+                self.conduct.offended(&who, Offence::Limit);
+            }
             return Err(refusal);
         }
         if known.is_some() {

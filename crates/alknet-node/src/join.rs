@@ -144,7 +144,8 @@ struct Turn<'a> {
 impl Waiting {
     fn begin(&self, source: Source) -> Option<Turn<'_>> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.insert(source).then_some(Turn {
+        // Not made unless it is its turn: it would be over with it.
+        waiting.insert(source).then(|| Turn {
             waiting: self,
             source,
         })

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod backup;
+mod bans;
 mod catalogue;
 mod find;
 mod forward;
@@ -11,6 +13,7 @@ mod join;
 mod lifecycle;
 mod metrics;
 mod overlay;
+mod records;
 mod relay;
 mod reload;
 mod remote;

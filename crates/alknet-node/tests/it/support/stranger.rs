@@ -29,7 +29,16 @@ impl Stranger {
         Self::with_key(SecretKey::generate()).await
     }
 
+    /// Somebody who comes from this address of the loopback network.
+    pub(crate) async fn at(address: Ipv4Addr) -> Self {
+        Self::with_key_at(SecretKey::generate(), address).await
+    }
+
     pub(crate) async fn with_key(key: SecretKey) -> Self {
+        Self::with_key_at(key, Ipv4Addr::LOCALHOST).await
+    }
+
+    async fn with_key_at(key: SecretKey, address: Ipv4Addr) -> Self {
         let endpoint = Endpoint::builder(presets::Minimal)
             .net_report_config(NetReportConfig::minimal())
             .relay_mode(RelayMode::Disabled)
@@ -37,7 +46,7 @@ impl Stranger {
             .transport_config(QuicLimits::default().transport_config())
             .secret_key(key.clone())
             .clear_ip_transports()
-            .bind_addr((Ipv4Addr::LOCALHOST, 0))
+            .bind_addr((address, 0))
             .unwrap()
             .bind()
             .await
@@ -47,10 +56,14 @@ impl Stranger {
 
     /// A peer of `node` by this name with these grants.
     pub(crate) async fn known_to(node: &TestNode, name: &str, grants: &[&str]) -> Self {
-        let stranger = Self::new().await;
-        let input = json!({ "peer": name, "node_id": stranger.id(), "grants": grants });
+        Self::new().await.becomes(node, name, grants).await
+    }
+
+    /// Makes it a peer of `node`.
+    pub(crate) async fn becomes(self, node: &TestNode, name: &str, grants: &[&str]) -> Self {
+        let input = json!({ "peer": name, "node_id": self.id(), "grants": grants });
         node.told("peers/add", input).await;
-        stranger
+        self
     }
 
     /// Its public key, as it is written.
