@@ -1,5 +1,8 @@
 //! `alknet doctor`.
 
+mod machine;
+mod records;
+
 use crate::{
     app::App,
     commands::{VERSION, settings, status},
@@ -9,6 +12,7 @@ use crate::{
     output::cell,
     table::one_line,
 };
+use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
@@ -23,6 +27,17 @@ use time::OffsetDateTime;
 const FIRST_YEAR: i32 = 2025;
 /// A file may be so much younger than the clock: clocks are stepped.
 const SKEW_MAX: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Looks and changes nothing, whether or not the node runs. Each finding says what
+helps; the exit code is 1 if any of them is a failure.")]
+pub(crate) struct DoctorArgs {
+    /// Compares the database's indexes with its tables, too, which takes minutes
+    /// where there are gigabytes
+    #[arg(long)]
+    deep: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -75,8 +90,8 @@ impl Check {
     }
 }
 
-pub(crate) async fn run(app: &App) -> Result<Exit, Failure> {
-    let checks = checks(app).await?;
+pub(crate) async fn run(app: &App, args: &DoctorArgs) -> Result<Exit, Failure> {
+    let checks = checks(app, args.deep).await?;
     let is_fine = checks.iter().all(|check| check.status != Status::Fail);
     match app.out.json {
         true => app
@@ -112,7 +127,7 @@ fn render(checks: &[Check]) -> String {
     text
 }
 
-async fn checks(app: &App) -> Result<Vec<Check>, Failure> {
+async fn checks(app: &App, deep: bool) -> Result<Vec<Check>, Failure> {
     let dir = app.dir();
     let mut checks = vec![clock(dir), directory(dir)];
     let config = match settings::load_checked(&node_access::config_path(dir), dir) {
@@ -129,7 +144,8 @@ async fn checks(app: &App) -> Result<Vec<Check>, Failure> {
         checks.push(Check::warn("keys", "there are none yet").hint("alknet up"));
         return Ok(checks);
     }
-    checks.extend(files(dir).await?);
+    checks.push(machine::files(dir));
+    checks.extend(files(dir, deep).await?);
     let is_running = node_access::is_running(dir);
     checks.push(if is_running {
         running(app).await
@@ -149,6 +165,11 @@ async fn checks(app: &App) -> Result<Vec<Check>, Failure> {
         checks.extend(anchors(app).await);
     }
     checks.push(account(&config));
+    checks.push(machine::disk(dir));
+    checks.push(machine::open_files());
+    checks.extend(machine::udp_buffers());
+    checks.push(machine::service());
+    checks.push(records::last_backup(dir, node_access::now()));
     Ok(checks)
 }
 
@@ -204,24 +225,26 @@ fn directory(dir: &Path) -> Check {
 }
 
 /// Keys and database; both wait for the disk.
-async fn files(dir: &Path) -> Result<Vec<Check>, Failure> {
+async fn files(dir: &Path, deep: bool) -> Result<Vec<Check>, Failure> {
     let at = dir.to_owned();
     let looked = tokio::task::spawn_blocking(move || {
-        [
-            ("keys", node_access::check_keys(&at)),
-            ("database", node_access::check_database(&at)),
-        ]
-    });
-    let found = looked
-        .await
-        .map_err(|error| Failure::local(format!("failed to look: {error}")))?;
-    Ok(found
-        .into_iter()
-        .map(|(name, found)| match found {
+        let told = |name, found| match found {
             Ok(message) => Check::ok(name, message),
             Err(Findings { message, hint }) => Check::fail(name, message).hint_if(hint),
-        })
-        .collect())
+        };
+        let keys = node_access::check_keys(&at);
+        let node_id = node_access::node_id(&at);
+        let mut checks = vec![
+            told("keys", keys),
+            told("database", node_access::check_database(&at, deep)),
+        ];
+        let now = node_access::now();
+        checks.extend(records::look(&at, now, node_id.as_deref()));
+        checks
+    });
+    looked
+        .await
+        .map_err(|error| Failure::local(format!("failed to look: {error}")))
 }
 
 async fn running(app: &App) -> Check {

@@ -94,7 +94,11 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit, Failure> {
             // It cleans up before it ends.
             stopped.store(true, Ordering::Relaxed);
             ended = Some(exit);
-            restoring.await
+            tokio::select! {
+                restored = &mut restoring => restored,
+                // It waits for its input, and nobody wants to.
+                exit = stop.next() => return Err(Failure::interrupted(exit)),
+            }
         }
     };
     let restored =
