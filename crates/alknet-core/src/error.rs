@@ -1,6 +1,6 @@
 //! The error that crosses surfaces: a stable code and a sentence.
 
-use crate::call::CallId;
+use crate::{call::CallId, storage::StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{borrow::Cow, fmt, time::Duration};
@@ -221,6 +221,19 @@ impl CallError {
     pub fn internal(call: CallId, cause: &dyn fmt::Display) -> Self {
         tracing::error!(%call, %cause, "operation failed");
         Self::internal_unlogged(call)
+    }
+
+    /// What a caller is told when the node could not store or read what it
+    /// had to: `UNAVAILABLE` where the disk is full or fails, which whoever
+    /// writes to it tells in the log, and [`CallError::internal`] otherwise.
+    #[must_use]
+    pub fn storage(call: CallId, error: &StoreError) -> Self {
+        let message = match error {
+            StoreError::NoSpace(_) => "the node's disk is full: nothing was changed",
+            StoreError::Disk(_) => "the node's disk fails: nothing was changed",
+            other => return Self::internal(call, other),
+        };
+        Self::new(ErrorCode::Unavailable, message)
     }
 
     /// [`CallError::internal`] for a cause that is in the log already.

@@ -125,7 +125,7 @@ pub(crate) async fn begin(
         .idempotency()
         .begin(&scope, hash, door.run(), door.now())
         .await
-        .map_err(|error| CallError::internal(call.id, &error))?;
+        .map_err(|error| CallError::storage(call.id, &error))?;
     match begun {
         Begin::Fresh => Ok(Keyed::Started(running)),
         Begin::Done(outcome) => Ok(Keyed::Replay(replay(call, &outcome))),
@@ -179,7 +179,7 @@ pub(crate) async fn finish(
         // again. What composes may have done something before it failed.
         Err(error) if error.is(ErrorCode::Unavailable) && entry.authority().is_none() => {
             let forgotten = door.idempotency().abandon(&key.scope).await;
-            return forgotten.map_err(|error| CallError::internal(call, &error));
+            return forgotten.map_err(|error| CallError::storage(call, &error));
         }
         Ok(_) if entry.spec().secret_output => Outcome::Failed(conflict(
             "the call was done; its reply is a secret and was not kept",

@@ -1,6 +1,7 @@
 //! Why a job on the database failed.
 
 use alknet_core::storage::StoreError;
+use rusqlite::ErrorCode;
 use std::sync::Arc;
 
 /// Why the store could not run a job, whatever the job itself found.
@@ -57,8 +58,34 @@ impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Rule(error) => error,
-            Fault::Sql(error) => Self::backend(error),
-            Fault::Job(error) => Self::backend(error),
+            Fault::Sql(error) => classed(error.sqlite_error_code(), error),
+            Fault::Job(error) => classed(error.code(), error),
         }
+    }
+}
+
+impl JobError {
+    /// What SQLite found, if it was asked.
+    fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Begin(error) | Self::Commit(error) => error.sqlite_error_code(),
+            // SQLite gives up a shared transaction when the disk does; the job
+            // that met it has the cause.
+            Self::RolledBack => Some(ErrorCode::SystemIoFailure),
+            Self::Closed | Self::Panicked => None,
+        }
+    }
+}
+
+fn classed(
+    code: Option<ErrorCode>,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    match code {
+        Some(ErrorCode::DiskFull) => StoreError::NoSpace(error.into()),
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::ReadOnly) => {
+            StoreError::Disk(error.into())
+        }
+        _ => StoreError::backend(error),
     }
 }

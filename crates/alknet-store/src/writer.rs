@@ -27,6 +27,8 @@ pub(crate) const GROUP_JOBS_MAX: usize = 256;
 /// have only just been answered, and are likely to ask again.
 const GATHER_WAIT: Duration = Duration::from_micros(300);
 const GATHER_STEP: Duration = Duration::from_micros(50);
+/// Between two lines of the log about writes that fail.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// What the writer has done.
 #[derive(Debug, Default)]
@@ -109,11 +111,12 @@ pub(crate) fn run(
     told: &Newest<watch::Sender<u64>>,
 ) {
     let mut last = 0;
+    let mut trouble = Trouble::default();
     while let Some(first) = queue.blocking_recv() {
         let mut group = VecDeque::from([first]);
         gather(&mut queue, &mut group, last);
         last = group.len();
-        commit(&mut connection, group, counters, told);
+        commit(&mut connection, group, counters, told, &mut trouble);
     }
     close(connection);
 }
@@ -145,6 +148,7 @@ fn commit(
     mut waiting: VecDeque<Box<dyn Job>>,
     counters: &Counters,
     told: &Newest<watch::Sender<u64>>,
+    trouble: &mut Trouble,
 ) {
     while !waiting.is_empty() {
         let mut ran = Vec::with_capacity(waiting.len());
@@ -153,9 +157,7 @@ fn commit(
         counters
             .commits
             .fetch_add(u64::from(committed.is_ok()), Ordering::Relaxed);
-        if let Err(error) = &committed {
-            tracing::error!(jobs = ran.len(), cause = %Chain(error), "a transaction was lost");
-        }
+        trouble.note(&committed);
         tell(connection, told);
         for job in ran {
             job.reply(committed.clone());
@@ -195,11 +197,15 @@ fn transact(
         }
     };
     while let Some(mut job) = waiting.pop_front() {
-        let kept = in_savepoint(&mut transaction, &mut *job);
+        let (done, kept) = in_savepoint(&mut transaction, &mut *job);
         if transaction.is_autocommit() {
             // SQLite rolls back a whole transaction on a full disk and the
-            // like. This job knows the cause; the others it took along.
-            job.reply(Ok(()));
+            // like. This job knows the cause, unless it took no notice; the
+            // others it took along.
+            job.reply(match done {
+                true => Err(JobError::RolledBack),
+                false => Ok(()),
+            });
             return Err(JobError::RolledBack);
         }
         ran.push(job);
@@ -211,13 +217,46 @@ fn transact(
         .map_err(|error| JobError::Commit(Arc::new(error)))
 }
 
-fn in_savepoint(transaction: &mut Transaction<'_>, job: &mut dyn Job) -> rusqlite::Result<()> {
-    let mut savepoint = transaction.savepoint()?;
+/// Whether the job says that it worked, and how its savepoint ended.
+fn in_savepoint(
+    transaction: &mut Transaction<'_>,
+    job: &mut dyn Job,
+) -> (bool, rusqlite::Result<()>) {
+    let mut savepoint = match transaction.savepoint() {
+        Ok(savepoint) => savepoint,
+        Err(error) => return (false, Err(error)),
+    };
     if job.run(&savepoint) {
-        return savepoint.commit();
+        return (true, savepoint.commit());
     }
-    savepoint.rollback()?;
-    savepoint.finish()
+    let undone = savepoint.rollback();
+    (false, undone.and_then(|()| savepoint.finish()))
+}
+
+/// Tells the operator that writes fail, once a minute at most: a full disk
+/// fails every one of them, and the log may lie on it.
+#[derive(Default)]
+struct Trouble {
+    /// Transactions lost since the last that was not.
+    lost: u64,
+    told: Option<Instant>,
+}
+
+impl Trouble {
+    fn note(&mut self, committed: &Result<(), JobError>) {
+        let Err(error) = committed else {
+            if self.lost > 0 {
+                tracing::warn!(lost = self.lost, "the store takes writes again");
+                *self = Self::default();
+            }
+            return;
+        };
+        self.lost += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            self.told = Some(Instant::now());
+            tracing::error!(lost = self.lost, cause = %Chain(error), "the store cannot write");
+        }
+    }
 }
 
 fn close(connection: Connection) {

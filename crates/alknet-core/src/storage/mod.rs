@@ -3,8 +3,8 @@
 //! Every adapter passes the same conformance suite. A write is durable, and
 //! visible to its own caller, when it returns.
 
-mod events;
 mod credentials;
+mod events;
 mod index;
 mod memory;
 mod memory_audit;
@@ -13,8 +13,7 @@ mod standing;
 
 pub use self::{
     credentials::{
-        CREDENTIALS_MAX, CredentialStore, MemoryCredentialStore, SealedCredential,
-        credential_event,
+        CREDENTIALS_MAX, CredentialStore, MemoryCredentialStore, SealedCredential, credential_event,
     },
     events::{
         Applied, EVENTS_PAGE_MAX, Event, EventCursor, EventKind, EventLog, EventPage, EventSpan,
@@ -35,8 +34,8 @@ use crate::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, net::SocketAddr};
-use tokio::sync::watch;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::watch;
 
 /// Milliseconds since 1970-01-01T00:00:00Z; written as RFC 3339 text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,6 +152,13 @@ pub enum StoreError {
     /// There are as many credentials as there may be.
     #[error("{CREDENTIALS_MAX} credentials are stored, which is the limit")]
     TooManyCredentials,
+    /// The disk has no space left: nothing was changed, and nothing can be
+    /// until there is some.
+    #[error("no space is left on the disk")]
+    NoSpace(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The disk does not do what it should: nothing was changed.
+    #[error("the disk failed")]
+    Disk(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The adapter cannot read or write.
     #[error("storage failed")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -239,6 +239,6 @@ fn store_error(cx: &Context, identities: &IdentityIndex, error: StoreError) -> C
         StoreError::NoInvite(id) => {
             CallError::new(ErrorCode::NotFound, format!("no invite `{id}`"))
         }
-        other => CallError::internal(cx.call_id(), &other),
+        other => CallError::storage(cx.call_id(), &other),
     }
 }

@@ -27,7 +27,8 @@ fn note(connection: &Connection, key: &str) -> Result<(), Failure> {
 
 async fn noted(store: &Store) -> Vec<String> {
     let keys = store.read(|connection| {
-        let mut statement = connection.prepare("SELECT key FROM meta ORDER BY key")?;
+        let mut statement =
+            connection.prepare("SELECT key FROM meta WHERE key <> 'events-epoch' ORDER BY key")?;
         let keys = statement
             .query_map([], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
@@ -193,7 +194,11 @@ async fn a_reader_sees_one_moment_and_cannot_write() {
     let reader = store.clone();
     let reader = tokio::spawn(async move {
         let counts = reader.read(move |c| {
-            let count = || c.query_row("SELECT count(*) FROM meta", [], |row| row.get::<_, i64>(0));
+            let count = || {
+                c.query_row("SELECT count(*) FROM meta WHERE key = 'a'", [], |row| {
+                    row.get::<_, i64>(0)
+                })
+            };
             let before = count()?;
             started.send(()).unwrap();
             going_on.recv().unwrap();
@@ -334,4 +339,24 @@ async fn a_full_disk_fails_writes_until_there_is_room() {
     pages(u32::MAX >> 2).await.unwrap();
     store.append(vec![big()]).await.unwrap();
     assert_eq!(store.list(&AuditFilter::default()).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_job_that_overlooks_a_lost_transaction_is_not_acknowledged() {
+    let (_dir, store) = store();
+    let written = store.write(|connection| {
+        note(connection, "overlooked")?;
+        // What SQLite does by itself on a full disk.
+        connection.execute_batch("ROLLBACK")?;
+        Ok::<_, Failure>(())
+    });
+    let refused = written.await.unwrap_err();
+    assert!(
+        matches!(refused, Failure::Job(JobError::RolledBack)),
+        "{refused:?}"
+    );
+    assert!(!noted(&store).await.contains(&"overlooked".to_owned()));
+    // And the next one is as good as ever.
+    store.write(|c| note(c, "next")).await.unwrap();
+    assert!(noted(&store).await.contains(&"next".to_owned()));
 }

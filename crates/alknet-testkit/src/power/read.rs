@@ -270,9 +270,8 @@ impl Reader<'_> {
             return Ok(());
         }
         let args: Vec<&str> = args.split(", ").collect();
-        match self.what(name, &args, outcome)? {
-            Some(what) => self.push(at_us, what),
-            None => {}
+        if let Some(what) = self.what(name, &args, outcome)? {
+            self.push(at_us, what);
         }
         Ok(())
     }
