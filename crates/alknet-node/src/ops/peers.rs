@@ -35,7 +35,7 @@ struct Peer {
     /// Its current public key.
     #[serde(skip_serializing_if = "Option::is_none")]
     node_id: Option<String>,
-    /// All its public keys.
+    /// Its public keys that are accepted, the current one first.
     node_keys: Vec<PeerKey>,
     /// Its SSH keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -391,9 +391,11 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
         peer: peer.id.to_string(),
         display_name: peer.display_name.clone(),
         node_id: peer.node_key().map(hex32::encode),
+        // A key whose time is over stays with its peer, and is none any more.
         node_keys: peer
             .node_keys
             .iter()
+            .filter(|key| key.until.is_none_or(|until| until > shared.identities.now()))
             .map(|key| PeerKey {
                 key: hex32::encode(&key.key),
                 until: key.until.map(|at| at.to_string()),
