@@ -17,5 +17,6 @@ mod records;
 mod relay;
 mod reload;
 mod remote;
+mod secrets;
 mod start;
 mod support;
