@@ -16,7 +16,7 @@ pub(crate) use self::{
     bans::{BanError, BanTarget, Bans, Unbarred},
     conduct::{Conduct, Due, Watcher, Who},
     offences::{Class, Measure, Offence, Offences},
-    refusals::{Refusal, Refusals},
+    refusals::{Refusal, Refusals, Said},
     source::{Prefix, Source},
 };
 use crate::node::OWNER;
@@ -140,6 +140,11 @@ struct Open {
 }
 
 impl Open {
+    fn is_closed(&self) -> bool {
+        let open = self.connection.upgrade();
+        open.is_none_or(|open| open.close_reason().is_some())
+    }
+
     fn close(&self, code: u32, reason: &str) {
         if let Some(connection) = self.connection.upgrade() {
             connection.close(VarInt::from_u32(code), reason.as_bytes());
@@ -262,10 +267,14 @@ impl Admission {
             // Whoever owns the address is slowed down; whoever forged it
             // never answers.
             (false, false, _) | (false, _, false) => return Entry::ProveAddress,
-            _ if self.conduct.is_slowed(&who) => match is_validated {
-                true => return Entry::Refuse(Refusal::Slowed),
-                false => return Entry::ProveAddress,
-            },
+            _ if self.conduct.is_slowed(&who) => {
+                if !is_validated {
+                    return Entry::ProveAddress;
+                }
+                // Whoever does not wait is in the end shut out.
+                self.conduct.offended(&who, Offence::Limit);
+                return Entry::Refuse(Refusal::Slowed);
+            }
             _ => self.handshakes.begin(Way::Direct(source)),
         };
         match comes {
@@ -519,16 +528,14 @@ impl Admission {
     /// returns. Answers how many were closed.
     pub(crate) async fn shut_out(&self, ban: KeptBan, row: AuditRow) -> Result<usize, BanError> {
         self.conduct.bans.add(ban, row).await?;
-        let barred = lock(&self.open)
-            .values()
-            .filter(|o| self.is_barred(o))
-            .count();
+        let is_cut = |held: &&Open| !held.is_closed() && self.is_barred(held);
+        let cut = lock(&self.open).values().filter(is_cut).count();
         // Calls under way are judged again, and connections closed.
         self.identities.announce();
         for held in lock(&self.open).values() {
             self.end_unless_known(held);
         }
-        Ok(barred)
+        Ok(cut)
     }
 
     /// Lets somebody in again; `false` if there is no such ban.
@@ -546,6 +553,7 @@ impl Admission {
     /// Shuts out those whose score says so; run it for as long as the node
     /// runs.
     pub(crate) async fn keep_bans(self: Arc<Self>, mut due: mpsc::Receiver<Due>) {
+        let (shut_out, failed, mut failures) = (Said::default(), Said::default(), 0);
         while let Some(due) = due.recv().await {
             let now = self.identities.now();
             let target = due.target.to_string();
@@ -561,11 +569,18 @@ impl Admission {
             row.detail = Some(due.reason.clone());
             match self.shut_out(ban, row).await {
                 Ok(closed) => {
-                    self.counters.bans.fetch_add(1, Ordering::Relaxed);
-                    let minutes = due.lasts.as_secs() / 60;
-                    tracing::warn!(%target, reason = due.reason, minutes, closed, "shut out");
+                    let total = self.counters.bans.fetch_add(1, Ordering::Relaxed) + 1;
+                    if let Some(count) = shut_out.due(total) {
+                        let minutes = due.lasts.as_secs() / 60;
+                        tracing::warn!(%target, reason = due.reason, minutes, closed, count, total, "shut out");
+                    }
                 }
-                Err(cause) => tracing::error!(%target, %cause, "could not be shut out"),
+                Err(cause) => {
+                    failures += 1;
+                    if let Some(count) = failed.due(failures) {
+                        tracing::error!(%target, %cause, count, "could not be shut out");
+                    }
+                }
             }
         }
     }

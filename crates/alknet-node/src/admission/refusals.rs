@@ -103,16 +103,19 @@ pub(crate) struct Refusals([Kind; Refusal::ALL.len()]);
 #[derive(Debug, Default)]
 struct Kind {
     total: AtomicU64,
-    /// When it was told last, and the total at that time.
-    said: Mutex<Option<(Instant, u64)>>,
+    said: Said,
 }
+
+/// When something was told last, and how many there had been by then.
+#[derive(Debug, Default)]
+pub(crate) struct Said(Mutex<Option<(Instant, u64)>>);
 
 impl Refusals {
     /// Counts one more.
     pub(crate) fn note(&self, refusal: Refusal) {
         let kind = &self.0[refusal as usize];
         let total = kind.total.fetch_add(1, Ordering::Relaxed) + 1;
-        if let Some(count) = kind.due(total, Instant::now()) {
+        if let Some(count) = kind.said.due(total) {
             let reason = refusal.reason();
             tracing::info!(reason, count, total, "refused");
         }
@@ -139,10 +142,15 @@ impl Refusals {
     }
 }
 
-impl Kind {
-    /// How many there were since the last line, if one is due.
-    fn due(&self, total: u64, now: Instant) -> Option<u64> {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+impl Said {
+    /// How many of `total` there were since the last line, if one is due: at
+    /// once, then once a minute.
+    pub(crate) fn due(&self, total: u64) -> Option<u64> {
+        self.due_at(total, Instant::now())
+    }
+
+    fn due_at(&self, total: u64, now: Instant) -> Option<u64> {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, before) = said.unwrap_or((now, 0));
         if said.is_some() && now.duration_since(at) < SAID_EVERY {
             return None;
@@ -158,9 +166,9 @@ mod tests {
 
     #[test]
     fn each_kind_is_told_once_a_minute_with_what_there_was_since() {
-        let (kind, start) = (Kind::default(), Instant::now());
+        let (said, start) = (Said::default(), Instant::now());
         let lines: Vec<_> = (1..=1300_u64)
-            .filter_map(|n| kind.due(n, start + Duration::from_millis(n * 100)))
+            .filter_map(|n| said.due_at(n, start + Duration::from_millis(n * 100)))
             .collect();
         assert_eq!(lines, [1, 600, 600]);
     }

@@ -9,7 +9,10 @@ use iroh::{
         Connection, ConnectionError, QuicTransportConfig, RecvStream, SendStream, VarInt, presets,
     },
 };
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 pub(crate) const CALL: &[u8] = b"alknet/call/1";
 pub(crate) const JOIN: &[u8] = b"alknet/join/1";
@@ -18,7 +21,9 @@ pub(crate) const JOIN: &[u8] = b"alknet/join/1";
 pub(crate) const NO_HELLO: u32 = 0x101;
 pub(crate) const BAD_HELLO: u32 = 0x102;
 pub(crate) const PROTOCOL_ERRORS: u32 = 0x105;
+pub(crate) const UNAUTHENTICATED: u32 = 0x104;
 pub(crate) const NOT_ADMITTED: u32 = 0x106;
+pub(crate) const LIMIT: u32 = 0x107;
 
 /// Kinds of an `Invoke`.
 pub(crate) const UNARY: u8 = 0;
@@ -27,7 +32,12 @@ pub(crate) const CHANNEL: u8 = 2;
 
 /// An endpoint with a new key.
 pub(crate) async fn endpoint() -> Endpoint {
-    let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    endpoint_at("127.0.0.1".parse().unwrap()).await
+}
+
+/// An endpoint with a new key that comes from this address.
+pub(crate) async fn endpoint_at(address: IpAddr) -> Endpoint {
+    let loopback = SocketAddr::from((address, 0));
     // It takes little, so that a node that sends without asking has to keep it.
     let transport = QuicTransportConfig::builder()
         .receive_window(VarInt::from_u32(4 * 1024 * 1024))
@@ -116,14 +126,28 @@ fn text(text: &str, out: &mut Vec<u8>) {
 
 /// Version 1, and the default limits.
 pub(crate) fn hello() -> Vec<u8> {
+    hello_with(None)
+}
+
+/// The same with a credential.
+pub(crate) fn hello_with(credential: Option<&str>) -> Vec<u8> {
     let mut header = vec![1, 1];
     text("by hand", &mut header);
     text("mallory", &mut header);
     for limit in [16 * 1024 * 1024, 256 * 1024, 256 * 1024, 1024 * 1024] {
         varint(limit, &mut header);
     }
-    // No features, no credential, no further fields.
-    header.extend([0, 0, 0]);
+    // No features.
+    header.push(0);
+    match credential {
+        None => header.push(0),
+        Some(credential) => {
+            header.push(1);
+            text(credential, &mut header);
+        }
+    }
+    // No further fields.
+    header.push(0);
     frame(0x01, &header, b"")
 }
 
