@@ -8,11 +8,12 @@ use crate::{
     },
     duration,
     failure::{Exit, Failure},
-    node_access,
+    node_access::{self, Secret},
 };
 use serde_json::json;
 use std::{
     fs::{File, OpenOptions},
+    io::Write,
     os::unix::fs::OpenOptionsExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -29,7 +30,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const TOLD_BYTES_MAX: usize = 4096;
 
 /// Starts the node, waits until it is ready, and prints its status.
-pub(crate) async fn run(app: &App, args: &UpArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    app: &App,
+    args: &UpArgs,
+    passphrase: Option<&Secret>,
+) -> Result<(), Failure> {
     let log_path = app.dir().join(LOG_FILE);
     let log = OpenOptions::new()
         .write(true)
@@ -38,7 +43,7 @@ pub(crate) async fn run(app: &App, args: &UpArgs) -> Result<(), Failure> {
         .mode(0o600)
         .open(&log_path);
     let log = log.map_err(|error| Failure::io("write", &log_path, &error))?;
-    let mut child = start(app, args, log)?;
+    let mut child = start(app, args, log, passphrase)?;
     let ready = tokio::time::timeout(START_MAX, ready(app.dir(), &mut child)).await;
     match ready {
         Ok(Ok(None)) => {}
@@ -57,18 +62,34 @@ pub(crate) async fn run(app: &App, args: &UpArgs) -> Result<(), Failure> {
     greeting::print(app, &status)
 }
 
-fn start(app: &App, args: &UpArgs, log: File) -> Result<Child, Failure> {
+fn start(
+    app: &App,
+    args: &UpArgs,
+    log: File,
+    passphrase: Option<&Secret>,
+) -> Result<Child, Failure> {
     let failed =
         |error: std::io::Error| Failure::local(format!("failed to start the node: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
     command.args(detached_words(app.dir(), args));
     command.args(std::iter::repeat_n("-v", usize::from(app.verbose)));
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    command.spawn().map_err(failed)
+    // Not by a file or an argument: what was typed, or could be read once only,
+    // goes through a pipe.
+    let stdin = match passphrase {
+        Some(_) => {
+            command.args(["--passphrase-file", "-"]);
+            Stdio::piped()
+        }
+        None => Stdio::null(),
+    };
+    command.stdin(stdin).stdout(Stdio::null()).stderr(log);
+    let mut child = command.spawn().map_err(failed)?;
+    if let (Some(passphrase), Some(mut stdin)) = (passphrase, child.stdin.take()) {
+        // A child that ended says why itself.
+        let _ = stdin.write_all(passphrase.expose());
+    }
+    Ok(child)
 }
 
 /// Waits until the child is ready, or has ended.

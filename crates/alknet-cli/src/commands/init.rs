@@ -2,13 +2,14 @@
 
 use crate::{
     app::App,
-    commands::{call::read_stdin, settings},
+    commands::{call::read_stdin, passphrase, settings, vault},
     failure::Failure,
-    node_access::{self, InitReport, PeerId},
+    node_access::{self, InitReport, PeerId, Secret},
     prompt, table,
 };
 use clap::Args;
 use serde_json::json;
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -22,17 +23,33 @@ pub(crate) struct InitArgs {
     /// How the node calls itself; the host's name if not given
     #[arg(long)]
     name: Option<String>,
+    /// Protects the keys by a passphrase, which is asked for, and which `up`
+    /// needs then; by a key file beside them if not given
+    #[arg(long)]
+    passphrase: bool,
+    /// The same with the passphrase in this file, which others may not read
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
+    passphrase_file: Option<PathBuf>,
 }
 
 pub(crate) async fn run(app: &App, args: InitArgs) -> Result<(), Failure> {
     let name = args.name.as_deref().map(PeerId::parse).transpose();
     let name = name.map_err(|error| Failure::usage(error.to_string()))?;
+    if args.passphrase && !app.out.can_ask() {
+        let message = "there is no terminal to ask for the passphrase on";
+        return Err(Failure::usage(message).hint("--passphrase-file FILE"));
+    }
     let words = match args.restore {
         None => None,
         Some(_) if app.out.can_ask() => Some(prompt::ask("the words: ".into()).await?),
         Some(_) => Some(read_stdin().await?),
     };
-    let report = make(app, words).await?;
+    let passphrase = match &args.passphrase_file {
+        Some(path) => Some(passphrase::read_passphrase_file(path)?),
+        None if args.passphrase => Some(vault::ask_new().await?),
+        None => None,
+    };
+    let report = make(app, words, passphrase).await?;
     if let Some(name) = &name {
         settings::store_name(&node_access::config_path(app.dir()), name.as_str())?;
     }
@@ -56,9 +73,14 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<(), Failure> {
 }
 
 /// Makes the data directory: key derivation is slow on purpose, and blocks.
-pub(crate) async fn make(app: &App, words: Option<String>) -> Result<InitReport, Failure> {
+pub(crate) async fn make(
+    app: &App,
+    words: Option<String>,
+    passphrase: Option<Secret>,
+) -> Result<InitReport, Failure> {
     let dir = app.dir().to_owned();
-    let made = tokio::task::spawn_blocking(move || node_access::init(&dir, words.as_deref())).await;
+    let making = move || node_access::init(&dir, words.as_deref(), passphrase.as_ref());
+    let made = tokio::task::spawn_blocking(making).await;
     made.map_err(|error| Failure::local(format!("failed to make the keys: {error}")))?
 }
 

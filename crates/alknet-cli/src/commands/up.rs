@@ -2,10 +2,14 @@
 
 use crate::{
     app::App,
-    commands::{QUIET, detach, filter, greeting, init, relay::ServerArgs, settings},
+    commands::{
+        QUIET, detach, filter, greeting, init, notify, passphrase, relay::ServerArgs, settings,
+        vault,
+    },
     descriptors,
     failure::{Exit, Failure},
-    node_access::{self, Launch, LogBuffer, RelaySetting, RunningNode},
+    hardening,
+    node_access::{self, Launch, LogBuffer, RelaySetting, RunningNode, Secret},
     prompt,
     signals::{self, StopSignals},
 };
@@ -40,6 +44,15 @@ pub(crate) struct UpArgs {
     /// Adds example operations
     #[arg(long)]
     pub(crate) demo: bool,
+    /// Reads the passphrase that protects the keys, if one does, from a file
+    /// which others may not read; `-` is standard input. Asked for on a terminal
+    /// if not given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Lets debuggers of this user look into the process, and core dumps be
+    /// written: both show its keys
+    #[arg(long)]
+    pub(crate) debuggable: bool,
     /// Goes on in the background, and returns when the node is ready
     #[arg(long)]
     pub(crate) detach: bool,
@@ -70,21 +83,23 @@ pub(crate) async fn run(app: &App, args: UpArgs) -> Result<Exit, Failure> {
         rustix::process::setsid()
             .map_err(|error| Failure::local(format!("failed to leave the session: {error}")))?;
     }
+    if !args.debuggable {
+        hardening::keep_memory_private();
+    }
     // From here on, so that a signal during the start is not lost.
     let mut stop = StopSignals::listen()?;
     let mut reload = signals::listen(SignalKind::hangup())?;
     let preparing = async {
-        prepare(app, &args).await?;
+        let passphrase = prepare(app, &args).await?;
         if args.detach {
-            detach::run(app, &args).await
-        } else {
-            Ok(())
+            detach::run(app, &args, passphrase.as_ref()).await?;
         }
+        Ok::<_, Failure>(passphrase)
     };
-    tokio::select! {
+    let passphrase = tokio::select! {
         prepared = preparing => prepared?,
         exit = stop.next() => return Ok(exit),
-    }
+    };
     if args.detach {
         return Ok(Exit::FINE);
     }
@@ -99,6 +114,7 @@ pub(crate) async fn run(app: &App, args: UpArgs) -> Result<Exit, Failure> {
         mdns: args.mdns,
         demo: args.demo,
         logs,
+        passphrase,
     };
     let node = tokio::select! {
         node = RunningNode::start(launch) => node?,
@@ -114,15 +130,18 @@ pub(crate) async fn run(app: &App, args: UpArgs) -> Result<Exit, Failure> {
         }
         _ => {}
     }
+    notify::ready(&format!("serving as {}", node.id()));
     let drain = serve(&node, &mut stop, &mut reload).await;
+    notify::stopping();
     tokio::select! {
         () = node.stop(drain) => Ok(Exit::FINE),
         exit = stop.next() => Ok(exit),
     }
 }
 
-/// Keys, configuration, and the one question about relays.
-async fn prepare(app: &App, args: &UpArgs) -> Result<(), Failure> {
+/// Keys, configuration, and the one question about relays. Answers with the
+/// passphrase that protects the keys.
+async fn prepare(app: &App, args: &UpArgs) -> Result<Option<Secret>, Failure> {
     let path = args.config_path(app);
     if args.config.is_some() && !path.exists() {
         return Err(Failure::local(format!(
@@ -132,10 +151,19 @@ async fn prepare(app: &App, args: &UpArgs) -> Result<(), Failure> {
     }
     // Before anything is made: a misspelt file makes nothing.
     let config = settings::load_checked(&path, app.dir())?;
-    if !node_access::is_initialised(app.dir()) {
-        let report = init::make(app, None).await?;
-        init::tell_words(app, &report);
-    }
+    let passphrase = match node_access::is_initialised(app.dir()) {
+        true => vault::old_passphrase(app, args.passphrase_file.as_ref()).await?,
+        false => {
+            let given = match &args.passphrase_file {
+                Some(path) => Some(passphrase::read_given(path).await?),
+                None => None,
+            };
+            let copy = given.as_ref().map(|given| Secret::new(given.expose()));
+            let report = init::make(app, None, copy).await?;
+            init::tell_words(app, &report);
+            given
+        }
+    };
     if args.relay.is_empty()
         && config.network.relays.is_none()
         && args.server.is_none()
@@ -147,7 +175,7 @@ async fn prepare(app: &App, args: &UpArgs) -> Result<(), Failure> {
         settings::store_relays(&path, &relays)?;
         app.out.say(&format!("kept in `{}`", path.display()));
     }
-    Ok(())
+    Ok(passphrase)
 }
 
 const RELAY_QUESTION: &str = "\
@@ -235,6 +263,9 @@ pub(crate) fn detached_words(dir: &Path, args: &UpArgs) -> Vec<std::ffi::OsStrin
     }
     if args.demo {
         words.push("--demo".into());
+    }
+    if args.debuggable {
+        words.push("--debuggable".into());
     }
     if args.mdns {
         words.push("--mdns".into());
