@@ -153,12 +153,12 @@ fn commit(
     while !waiting.is_empty() {
         let mut ran = Vec::with_capacity(waiting.len());
         let committed = transact(connection, &mut waiting, &mut ran);
+        let committed = committed.map(|newest| tell(newest, told));
         counters.jobs.fetch_add(ran.len() as u64, Ordering::Relaxed);
         counters
             .commits
             .fetch_add(u64::from(committed.is_ok()), Ordering::Relaxed);
         trouble.note(&committed);
-        tell(connection, told);
         for job in ran {
             job.reply(committed.clone());
         }
@@ -166,27 +166,19 @@ fn commit(
 }
 
 /// Wakes those who follow audit rows or events, if there are new ones.
-fn tell(connection: &Connection, told: &Newest<watch::Sender<u64>>) {
-    for (newest, told) in [
-        (audit::newest(connection), &told.rows),
-        (events::newest(connection), &told.events),
-    ] {
-        match newest {
-            Ok(newest) => {
-                told.send_if_modified(|known| std::mem::replace(known, newest) != newest);
-            }
-            // The next commit tells of these too.
-            Err(error) => tracing::warn!(cause = %Chain(&error), "followers wait longer"),
-        }
+fn tell(newest: Newest<u64>, told: &Newest<watch::Sender<u64>>) {
+    for (newest, told) in [(newest.rows, &told.rows), (newest.events, &told.events)] {
+        told.send_if_modified(|known| std::mem::replace(known, newest) != newest);
     }
 }
 
-/// Moves jobs from `waiting` to `ran`. An error is one of all that ran.
+/// Moves jobs from `waiting` to `ran`, and answers with the newest numbers. An
+/// error is one of all that ran.
 fn transact(
     connection: &mut Connection,
     waiting: &mut VecDeque<Box<dyn Job>>,
     ran: &mut Vec<Box<dyn Job>>,
-) -> Result<(), JobError> {
+) -> Result<Newest<u64>, JobError> {
     let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
     let mut transaction = match begun {
         Ok(transaction) => transaction,
@@ -211,10 +203,16 @@ fn transact(
         ran.push(job);
         kept.map_err(|error| JobError::Commit(Arc::new(error)))?;
     }
+    let failed = |error| JobError::Commit(Arc::new(error));
+    // Asked before the commit: nothing can fail after it, and followers would
+    // wait for the next one.
+    let newest = Newest {
+        rows: audit::newest(&transaction).map_err(failed)?,
+        events: events::newest(&transaction).map_err(failed)?,
+    };
     // A failed commit leaves the transaction open; dropping it rolls back.
-    transaction
-        .commit()
-        .map_err(|error| JobError::Commit(Arc::new(error)))
+    transaction.commit().map_err(failed)?;
+    Ok(newest)
 }
 
 /// Whether the job says that it worked, and how its savepoint ended.

@@ -10,6 +10,7 @@ use crate::{
     inflight::Meter,
     json::json_len,
 };
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 /// Whatever happens to the call, its row is written: a dropped call was
@@ -254,8 +255,31 @@ fn refused(row: &mut CallRow, error: &CallError) {
     // What was missing; messages of other errors may quote the input.
     if error.is(ErrorCode::Forbidden) {
         let missing = error.details.as_ref().and_then(|d| d.get("missing"));
-        row.detail = missing.map(ToString::to_string);
+        row.detail = missing.map(told);
     }
+}
+
+/// What was missing, as a person reads it: ``missing scopes `fs:read` ``.
+fn told(missing: &Value) -> String {
+    let quoted = |value: &Value| match value {
+        Value::String(text) => format!("`{text}`"),
+        Value::Array(items) => {
+            let items = items.iter().map(|item| match item {
+                Value::String(text) => format!("`{text}`"),
+                other => other.to_string(),
+            });
+            items.collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    };
+    let parts: Vec<String> = match missing {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(what, value)| format!("{what} {}", quoted(value)))
+            .collect(),
+        other => vec![quoted(other)],
+    };
+    format!("missing {}", parts.join(", "))
 }
 
 fn audit_is_behind() -> CallError {
