@@ -398,6 +398,7 @@ impl NodeBuilder {
                     config: &config.relay,
                     data: &data,
                     identities: identities.clone(),
+                    bans: conduct.bans.clone(),
                     audit: audit.clone(),
                     own: *keys.node.public().as_bytes(),
                     clock: clock.clone(),

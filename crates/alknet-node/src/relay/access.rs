@@ -2,8 +2,9 @@
 //! whoever shows its token.
 
 use super::relay_token;
+use crate::admission::Bans;
 use alknet_core::{
-    AuditOutcome, AuditRow, AuditSink, Credential, IdentityProvider,
+    AuditOutcome, AuditRow, AuditSink, Credential, IdentityProvider, PeerId,
     storage::{IdentityIndex, hex32},
 };
 use iroh::EndpointId;
@@ -94,6 +95,7 @@ impl Refusal {
 #[derive(Debug)]
 pub(crate) struct Gate {
     identities: GateIdentities,
+    bans: OnceLock<GateBans>,
     own: [u8; 32],
     clients_max: usize,
     audit: GateAudit,
@@ -104,13 +106,20 @@ pub(crate) struct Gate {
     pub(crate) counters: Arc<RelayCounters>,
 }
 
-/// Neither prints.
+/// None of them prints.
 struct GateIdentities(Arc<IdentityIndex>);
+struct GateBans(Arc<Bans>);
 struct GateAudit(AuditSink);
 
 impl std::fmt::Debug for GateIdentities {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("IdentityIndex")
+    }
+}
+
+impl std::fmt::Debug for GateBans {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bans")
     }
 }
 
@@ -154,6 +163,7 @@ impl Gate {
     ) -> Arc<Self> {
         Arc::new(Self {
             identities: GateIdentities(identities),
+            bans: OnceLock::new(),
             own,
             clients_max,
             audit: GateAudit(audit),
@@ -162,6 +172,12 @@ impl Gate {
             newcomer: Notify::new(),
             counters: Arc::default(),
         })
+    }
+
+    /// Who is shut out of the node is shut out of its relay too.
+    pub(crate) fn bar(&self, bans: Arc<Bans>) {
+        // Set once: there is one node.
+        let _ = self.bans.set(GateBans(bans));
     }
 
     /// Where connections are ended; set once the server runs.
@@ -183,7 +199,14 @@ impl Gate {
 
     fn is_known(&self, key: &[u8; 32]) -> bool {
         let credential = Credential::NodeKey(*key);
-        *key == self.own || self.identities.0.resolve(&credential).is_some()
+        let known = self.identities.0.resolve(&credential);
+        *key == self.own || known.is_some_and(|known| !self.bars(key, Some(&known.id)))
+    }
+
+    fn bars(&self, key: &[u8; 32], peer: Option<&PeerId>) -> bool {
+        self.bans.get().is_some_and(|bans| {
+            bans.0.bars_key(key) || peer.is_some_and(|peer| bans.0.bars_peer(peer))
+        })
     }
 
     /// The open invite that a token belongs to.
@@ -217,6 +240,7 @@ impl Gate {
     ) -> Result<(), Refusal> {
         let right = match (self.is_known(&key), token) {
             (true, _) => Right::Known,
+            (false, Some(_)) if self.bars(&key, None) => return Err(Refusal::Stranger),
             (false, Some(token)) => Right::Newcomer {
                 invite: self.invite(token).ok_or(Refusal::Stranger)?,
             },
@@ -303,7 +327,7 @@ impl Gate {
             }
             let is_guest = match &connected.right {
                 Right::Known => false,
-                Right::Newcomer { invite } => self.is_open(invite),
+                Right::Newcomer { invite } => self.is_open(invite) && !self.bars(&key, None),
             };
             if !is_guest {
                 self.cut(&key, connected.connection);

@@ -7,7 +7,7 @@ use super::{
     certificate::{Certificate, CertificateError, InUse},
     vetting::OwnName,
 };
-use crate::data_dir::DataDir;
+use crate::{admission::Bans, data_dir::DataDir};
 use alknet_core::{
     AuditSink,
     storage::{IdentityIndex, SharedClock},
@@ -145,6 +145,7 @@ pub(crate) struct RelayParts<'a> {
     pub(crate) config: &'a RelayServerConfig,
     pub(crate) data: &'a DataDir,
     pub(crate) identities: Arc<IdentityIndex>,
+    pub(crate) bans: Arc<Bans>,
     pub(crate) audit: AuditSink,
     pub(crate) own: [u8; 32],
     pub(crate) clock: SharedClock,
@@ -177,6 +178,7 @@ impl RelayServer {
             .map_err(|error| RelayStartError::Server(error.to_string()))?;
         probe_tcp(config.listen)?;
         let gate = Gate::new(parts.identities, parts.own, config.clients_max, parts.audit);
+        gate.bar(parts.bans);
         // iroh serves a page without secrets, for finding captive portals, in
         // the clear beside TLS, and cannot be told not to.
         let mut relay = RelayConfig::new((Ipv4Addr::LOCALHOST, 0));

@@ -122,6 +122,22 @@ async fn strangers_are_refused_and_a_removed_peer_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_banned_from_the_node_is_cut_off_its_relay_until_it_is_let_in() {
+    let relay = relay_with(|_| {}).await;
+    let key = SecretKey::generate();
+    know(&relay, "laptop", &key).await;
+    for target in ["laptop".to_owned(), key.public().to_string()] {
+        let client = connect(&relay, &key, None).await.unwrap();
+        let input = json!({ "target": target });
+        relay.told("bans/add", input.clone()).await;
+        ended(client).await;
+        connect(&relay, &key, None).await.unwrap_err();
+        relay.told("bans/remove", input).await;
+        drop(connect(&relay, &key, None).await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_audit_log_has_one_row_of_a_client_and_not_one_a_retry() {
     let relay = relay_with(|_| {}).await;
     let key = SecretKey::generate();

@@ -8,7 +8,8 @@
 //! * `toml NAME` is added to the machine's configuration, `toml` is checked as
 //!   one of its own, and `toml Cargo.toml` against the workspace's;
 //! * `ini` is a unit file, whose command is started and stopped;
-//! * `rust` is quoted from a program that another test runs.
+//! * `rust` is quoted from a program that another test runs;
+//! * `console` is typed by nobody: it takes root, or programs that are not here.
 //!
 //! A ticket that was printed takes the place of `alkinvite1...`, words that
 //! were printed are in `words.txt`. For ports that a guide names there are free
@@ -170,6 +171,8 @@ impl Reader {
                 ["toml"] => checks_configuration(block),
                 ["ini"] => runs_as_a_service(block),
                 ["rust"] => self.is_quoted(block),
+                // Typed by nobody here: it takes root, or another program.
+                ["console"] => {}
                 ["text"] => {
                     let before = at.checked_sub(1).map(|at| &blocks[at].fence);
                     let typed = before.is_some_and(|fence| fence.starts_with("sh "));
@@ -440,6 +443,12 @@ fn a_relay_of_ones_own_works_as_written() {
 }
 
 #[test]
+fn keeping_strangers_out_works_as_written() {
+    let typed = Reader::of("docs/guides/keeping-strangers-out.md").read();
+    assert!(typed >= 6, "{typed} lines");
+}
+
+#[test]
 fn adding_an_operation_works_as_written() {
     let typed = Reader::of("docs/guides/adding-an-operation.md").read();
     assert!(typed >= 20, "{typed} lines");
@@ -456,6 +465,18 @@ fn embedding_quotes_what_is_run() {
 }
 
 #[test]
+fn backup_and_restore_work_as_written() {
+    let typed = Reader::of("docs/guides/backup-and-restore.md").read();
+    assert!(typed >= 15, "{typed} lines");
+}
+
+#[test]
+fn running_as_a_service_works_as_written() {
+    let typed = Reader::of("docs/guides/running-as-a-service.md").read();
+    assert!(typed >= 5, "{typed} lines");
+}
+
+#[test]
 fn no_guide_is_left_out() {
     let guides = fs::read_dir(repository().join("docs/guides")).unwrap();
     let mut guides: Vec<_> = guides
@@ -466,9 +487,12 @@ fn no_guide_is_left_out() {
     let read = [
         "adding-a-protocol.md",
         "adding-an-operation.md",
+        "backup-and-restore.md",
         "embedding.md",
+        "keeping-strangers-out.md",
         "own-relay.md",
         "running-a-node.md",
+        "running-as-a-service.md",
     ];
     assert_eq!(guides, read);
     let index = fs::read_to_string(repository().join("docs/guides/README.md")).unwrap();
