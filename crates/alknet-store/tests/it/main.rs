@@ -3,6 +3,7 @@
 
 mod backup;
 mod bans;
+mod burst;
 mod conformance;
 mod crash;
 mod credentials;
