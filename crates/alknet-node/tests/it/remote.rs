@@ -2,8 +2,8 @@
 
 use crate::support::{Pair, eventually, soon, start, start_with};
 use alknet_core::{
-    CallError, ErrorCode,
-    storage::{PeerAddresses, hex32},
+    ApiKey, CallError, ErrorCode,
+    storage::{API_KEYS_PER_PEER_MAX, PeerAddresses, hex32},
     transport::{Admitted, Connection, ProtocolHandler},
 };
 use alknet_node::remote::{ProgramKey, Remote};
@@ -238,4 +238,80 @@ async fn a_disabled_peer_is_not_dialled() {
     let error = refused.map(|_| ()).unwrap_err();
     assert!(error.is(ErrorCode::Unavailable), "{error}");
     assert!(error.message.contains("disabled"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_presents_an_api_key_and_is_its_peer_and_not_itself() {
+    let home = start_with("home", |home| home.demo(true)).await;
+    let ticket = home.invite(&["node/info"]).await.unwrap();
+    let own = ProgramKey::generate();
+    let remote = Remote::join(&own, "gateway", &ticket).await.unwrap();
+    let made = json!({ "name": "agent", "grants": ["demo/greet"] });
+    let made = home.told("keys/create", made).await;
+    let key = ApiKey::parse(made["key"].as_str().unwrap()).unwrap();
+    let (id, addresses) = (home.id(), remote.addresses().clone());
+    let as_agent = Remote::connect_as(&own, &id, &addresses, &key)
+        .await
+        .unwrap();
+    assert_eq!(greet(&as_agent).await.unwrap(), "Hello, Ada!");
+    // What the program itself may, the key may not.
+    let info = |remote: &Remote| {
+        let client = remote.client().clone();
+        async move { client.call_json("node/info", &json!({})).await }
+    };
+    fails(info(&as_agent).await, "FORBIDDEN");
+    info(&remote).await.unwrap();
+    let rows = home.audit(json!({ "operation": "demo/greet" })).await;
+    assert_eq!(rows[0]["caller"], "agent");
+    assert_eq!(rows[0]["key"], made["id"]);
+    assert_eq!(rows[0]["transport"], "gateway");
+
+    // A key that is not known is not the program instead.
+    let wrong = ApiKey::of_random([9; 5], &[9; 32]);
+    let refused = Remote::connect_as(&own, &id, &addresses, &wrong).await;
+    fails(refused, "UNAUTHENTICATED");
+    // A key is no way in for whoever is not known by his own.
+    let stranger = ProgramKey::generate();
+    let refused = Remote::connect_as(&stranger, &id, &addresses, &key).await;
+    fails(refused, "UNAUTHENTICATED");
+
+    home.told("keys/revoke", json!({ "key": "agent" })).await;
+    soon(as_agent.closed()).await;
+    info(&remote).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_ends_with_the_peer_whose_connection_carries_it() {
+    let home = start_with("home", |home| home.demo(true)).await;
+    let ticket = home.invite(&["node/info"]).await.unwrap();
+    let own = ProgramKey::generate();
+    let remote = Remote::join(&own, "gateway", &ticket).await.unwrap();
+    let made = json!({ "name": "agent", "grants": ["demo/greet"] });
+    let made = home.told("keys/create", made).await;
+    let key = ApiKey::parse(made["key"].as_str().unwrap()).unwrap();
+    let id = home.id();
+    let as_agent = Remote::connect_as(&own, &id, remote.addresses(), &key);
+    let as_agent = as_agent.await.unwrap();
+    greet(&as_agent).await.unwrap();
+    home.told("peers/remove", json!({ "peer": "gateway" }))
+        .await;
+    soon(as_agent.closed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_has_so_many_keys_and_is_told_when_it_has_them() {
+    let home = start("home").await;
+    home.told("peers/add", json!({ "peer": "ada" })).await;
+    for n in 0..API_KEYS_PER_PEER_MAX {
+        let input = json!({ "name": format!("key-{n}"), "peer": "ada" });
+        home.told("keys/create", input).await;
+    }
+    let one_more = json!({ "name": "one-more", "peer": "ada" });
+    let refused = home.ask("keys/create", one_more.clone()).await;
+    let refused = fails(refused, "CONFLICT");
+    assert!(refused.message.contains("64 API keys"), "{refused}");
+    home.told("keys/revoke", json!({ "key": "key-7" })).await;
+    home.told("keys/create", one_more).await;
+    let shown = home.peer_shown("ada").await;
+    assert_eq!(shown["api_keys"], API_KEYS_PER_PEER_MAX);
 }
