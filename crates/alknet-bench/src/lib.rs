@@ -11,6 +11,7 @@ mod machine;
 mod net;
 mod report;
 mod stats;
+mod store;
 mod worker;
 
 use anyhow::{Context, Result};
@@ -32,12 +33,17 @@ enum Area {
     Call(Options),
     /// Meetings, calls and bulk through NATs and a relay; needs root on Linux.
     Net(Options),
+    /// Durable operations, identities and the audit log.
+    Store(Options),
     /// One side of one contender; started by the program itself.
     #[command(hide = true)]
     Worker(call::Role),
     /// One part of the area `net`; started by the program itself.
     #[command(hide = true)]
     NetWorker(net::Role),
+    /// Writes whose syncs are counted; started by the program itself.
+    #[command(hide = true)]
+    StoreWorker(store::Role),
 }
 
 #[derive(clap::Args, Default)]
@@ -65,10 +71,15 @@ pub fn run() -> Result<String> {
     match Arguments::parse().area {
         None => {
             let calls = measure_calls(&Options::default())?;
-            Ok(calls + &measure_net(&Options::default())?)
+            let store = measure_store(&Options::default())?;
+            Ok(calls + &store + &measure_net(&Options::default())?)
         }
         Some(Area::Call(options)) => measure_calls(&options),
         Some(Area::Net(options)) => measure_net(&options),
+        Some(Area::Store(options)) => measure_store(&options),
+        Some(Area::StoreWorker(role)) => {
+            worker::run(store::serve_role(role)).map(|()| String::new())
+        }
         Some(Area::Worker(role)) => worker::run(call::serve_role(role)).map(|()| String::new()),
         Some(Area::NetWorker(role)) => worker::run(net::serve_role(role)).map(|()| String::new()),
     }
@@ -111,6 +122,13 @@ fn measure_net(options: &Options) -> Result<String> {
         net::Outcome::Measured(text) => options.keep("net", text),
         net::Outcome::Skipped(reason) => Ok(format!("skipped: net: {reason}\n")),
     }
+}
+
+fn measure_store(options: &Options) -> Result<String> {
+    use store::Plan;
+    let mut plan = options.plan(Plan::smoke(), Plan::quick(), Plan::full());
+    plan.rounds = options.rounds.map_or(plan.rounds, usize::from);
+    options.keep("store", store::measure(&plan)?)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -150,7 +150,14 @@ impl Guest for Visitor {
         self.count += 1;
         let folder = self.own_folder();
         std::fs::create_dir_all(&self.folder)?;
-        Ok(init(&folder, &InitOptions { words: None })?.node_id)
+        Ok(init(
+            &folder,
+            &InitOptions {
+                words: None,
+                passphrase: None,
+            },
+        )?
+        .node_id)
     }
 
     async fn meet(&mut self, meeting: Meeting) -> Result<(Met, Instant)> {

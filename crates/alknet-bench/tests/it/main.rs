@@ -94,3 +94,26 @@ fn slow_networks_are_measured_beside_bare_iroh() {
     }
     is_finite(&text);
 }
+
+#[test]
+fn storage_is_measured_beside_bare_sqlite() {
+    let text = report("store");
+    for line in [
+        "| one row, 1 writer | bare SQLite, the same rows, 1 a transaction | ≥ 0.8 of its rate |",
+        "| one row each, 16 writers | bare SQLite, the same rows, 16 a transaction |",
+        "| change with audit row and event, 16 writers: syncs of 16 operations | | ≤ 1.2 |",
+        "## Who is calling, of 20 peers",
+        "| API key, from its text |",
+        "| a call with its row in SQLite, ns |",
+        "| rows a second, until the last is durable |",
+    ] {
+        assert!(text.contains(line), "no `{line}` in\n{text}");
+    }
+    if text.contains("not counted: no strace") {
+        note_skip(
+            "storage_is_measured_beside_bare_sqlite",
+            "strace is not installed",
+        );
+    }
+    is_finite(&text);
+}

@@ -295,21 +295,18 @@ fn put_invite(connection: &Connection, invite: &InviteRecord) -> Result<(), Faul
     let sql = "INSERT OR REPLACE INTO invites
             (id, secret_hash, name, grants, created_at, expires_at, access_for_ms, used_by, used_key, revoked)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-    connection.execute(
-        sql,
-        params![
-            invite.id,
-            invite.secret_hash,
-            invite.name.as_ref().map(PeerId::as_str),
-            rows::json(&invite.grants)?,
-            invite.created_at.0,
-            invite.expires_at.0,
-            invite.access_for_ms.map(u64::cast_signed),
-            invite.used_by.as_ref().map(PeerId::as_str),
-            invite.used_key,
-            invite.revoked,
-        ],
-    )?;
+    connection.prepare_cached(sql)?.execute(params![
+        invite.id,
+        invite.secret_hash,
+        invite.name.as_ref().map(PeerId::as_str),
+        rows::json(&invite.grants)?,
+        invite.created_at.0,
+        invite.expires_at.0,
+        invite.access_for_ms.map(u64::cast_signed),
+        invite.used_by.as_ref().map(PeerId::as_str),
+        invite.used_key,
+        invite.revoked,
+    ])?;
     Ok(())
 }
 
