@@ -8,7 +8,7 @@ use crate::{
     json::json_hash,
     registry::Entry,
     spec::Kind,
-    storage::{Begin, IdempotencyScope},
+    storage::{Begin, IdempotencyScope, StoreError},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -195,5 +195,17 @@ pub(crate) async fn finish(
     door.idempotency()
         .finish(&key.scope, text)
         .await
-        .map_err(|error| CallError::internal(call, &error))
+        .map_err(|error| unkept(call, &error))
+}
+
+/// The call has run: its caller may not hear that nothing was changed.
+fn unkept(call: CallId, error: &StoreError) -> CallError {
+    match error {
+        StoreError::NoSpace(_) | StoreError::Disk(_) => CallError::new(
+            ErrorCode::Unavailable,
+            "the call was run, but how it ended could not be kept: the node's disk is full or fails",
+        )
+        .with_retryable(false),
+        other => CallError::internal(call, other),
+    }
 }

@@ -414,10 +414,12 @@ fn redeem_error(error: StoreError) -> CallError {
         ),
         other => {
             tracing::error!(cause = %other, "an invite could not be redeemed");
-            CallError::new(
-                ErrorCode::Internal,
-                "the inviting node could not store the new peer",
-            )
+            // The ticket is as it was.
+            let code = match other {
+                StoreError::NoSpace(_) | StoreError::Disk(_) => ErrorCode::Unavailable,
+                _ => ErrorCode::Internal,
+            };
+            CallError::new(code, "the inviting node could not store the new peer")
         }
     }
 }

@@ -231,28 +231,38 @@ fn in_savepoint(
     (false, undone.and_then(|()| savepoint.finish()))
 }
 
-/// Tells the operator that writes fail, once a minute at most: a full disk
-/// fails every one of them, and the log may lie on it.
+/// Tells the operator that writes fail, and that they no longer do, each once a
+/// minute at most: a full disk fails every one of them, and the log may lie on
+/// it; a nearly full one takes some.
 #[derive(Default)]
 struct Trouble {
-    /// Transactions lost since the last that was not.
+    /// Transactions lost since it was last told.
     lost: u64,
     told: Option<Instant>,
+    /// It was told that writes fail, and not that they no longer do.
+    open: bool,
 }
 
 impl Trouble {
     fn note(&mut self, committed: &Result<(), JobError>) {
-        let Err(error) = committed else {
-            if self.lost > 0 {
+        match committed {
+            Ok(()) if self.open => {
+                self.open = false;
                 tracing::warn!(lost = self.lost, "the store takes writes again");
-                *self = Self::default();
             }
-            return;
-        };
-        self.lost += 1;
-        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
-            self.told = Some(Instant::now());
-            tracing::error!(lost = self.lost, cause = %Chain(error), "the store cannot write");
+            Ok(()) => {}
+            Err(error) => {
+                self.lost += 1;
+                if self.told.is_some_and(|told| told.elapsed() < TOLD_EVERY) {
+                    return;
+                }
+                tracing::error!(lost = self.lost, cause = %Chain(error), "the store cannot write");
+                *self = Self {
+                    lost: 0,
+                    told: Some(Instant::now()),
+                    open: true,
+                };
+            }
         }
     }
 }

@@ -37,9 +37,16 @@ impl Said {
     }
 }
 
+/// The program: the one built with the tests, unless `ALKNET_TEST_BIN` names
+/// another, of a release build for long proofs.
+pub(crate) fn program() -> PathBuf {
+    let named = std::env::var_os("ALKNET_TEST_BIN");
+    named.map_or_else(|| env!("CARGO_BIN_EXE_alknet").into(), PathBuf::from)
+}
+
 /// The program, free of the settings of whoever runs the tests.
 pub(crate) fn alknet(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_alknet"));
+    let mut command = Command::new(program());
     command
         .env_clear()
         .env("HOME", dir)
@@ -134,6 +141,13 @@ impl Place {
     pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// The same below an existing directory.
+    pub(crate) fn within(parent: &Path) -> Self {
+        Self {
+            dir: tempfile::tempdir_in(parent).unwrap(),
         }
     }
 

@@ -75,7 +75,7 @@ async fn rows(
         .audit_log
         .list(filter)
         .await
-        .map_err(|error| CallError::internal(cx.call_id(), &error))?;
+        .map_err(|error| CallError::storage(cx.call_id(), &error))?;
     Ok(found.into_iter().map(|(n, row)| show(n, &row)).collect())
 }
 
@@ -109,7 +109,7 @@ async fn list(shared: &Shared, cx: &Context, filter: &AuditFilter) -> Result<Val
 
 async fn span(shared: &Shared, cx: &Context) -> Result<AuditSpan, CallError> {
     let span = shared.audit_log.span().await;
-    span.map_err(|error| CallError::internal(cx.call_id(), &error))
+    span.map_err(|error| CallError::storage(cx.call_id(), &error))
 }
 
 /// Without a cursor a follower begins with what comes next.

@@ -155,7 +155,7 @@ async fn add(shared: &Shared, cx: &Context, input: AddInput) -> Result<Added, Ca
     let shut_out = shared.admission().shut_out(ban.clone(), row).await;
     let closed = shut_out.map_err(|error| match error {
         BanError::Full(_) => CallError::new(ErrorCode::Conflict, error.to_string()),
-        BanError::Store(error) => CallError::internal(cx.call_id(), &error),
+        BanError::Store(error) => CallError::storage(cx.call_id(), &error),
     })?;
     Ok(Added {
         ban: view(&ban),
@@ -187,7 +187,7 @@ async fn remove(shared: &Shared, cx: &Context, text: &str) -> Result<Removed, Ca
     let target = parse(text)?;
     let row = change_row(cx, &shared.identities, &target.to_string());
     let lifted = shared.admission().let_in(&target, row).await;
-    match lifted.map_err(|error| CallError::internal(cx.call_id(), &error))? {
+    match lifted.map_err(|error| CallError::storage(cx.call_id(), &error))? {
         true => Ok(Removed {
             removed: target.to_string(),
         }),

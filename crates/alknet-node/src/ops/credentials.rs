@@ -211,6 +211,7 @@ pub(super) fn failed(shared: &Shared, cx: &Context, error: CredentialsError) -> 
         CredentialsError::Store(error @ StoreError::TooManyCredentials) => {
             CallError::new(ErrorCode::Conflict, error.to_string())
         }
+        CredentialsError::Store(error) => CallError::storage(cx.call_id(), &error),
         other => CallError::internal(cx.call_id(), &other),
     }
 }

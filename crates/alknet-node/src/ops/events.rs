@@ -196,7 +196,7 @@ async fn read(
     limit: u32,
 ) -> Result<EventPage, CallError> {
     let page = shared.events.read_events(after, kind, limit).await;
-    page.map_err(|error| CallError::internal(cx.call_id(), &error))
+    page.map_err(|error| CallError::storage(cx.call_id(), &error))
 }
 
 fn parse(from: Option<&str>) -> Result<Option<EventCursor>, CallError> {

@@ -45,6 +45,8 @@ pub(crate) struct Node {
     /// Further words of `alknet up`, or those of `alknet relay`.
     words: Vec<String>,
     netns: Option<String>,
+    /// A program that starts it, with its own words, and looks at what it does.
+    under: Vec<OsString>,
     child: Option<Child>,
     /// What it printed when it was ready.
     pub(crate) status: Value,
@@ -89,6 +91,26 @@ impl Node {
             place,
             words: words.iter().map(|word| (*word).to_owned()).collect(),
             netns: netns.map(str::to_owned),
+            under: Vec::new(),
+            child: None,
+            status: Value::Null,
+        };
+        node.restart();
+        node
+    }
+
+    /// A node on loopback without relays, in a place that may hold a data
+    /// directory and a configuration, started by another program.
+    #[track_caller]
+    pub(crate) fn start_under(place: Place, name: &str, under: &Command) -> Self {
+        let words = ["--relay", "none", "--bind", "127.0.0.1:0"];
+        let under = [under.get_program()].into_iter().chain(under.get_args());
+        let mut node = Self {
+            name: name.to_owned(),
+            place,
+            words: words.map(str::to_owned).to_vec(),
+            netns: None,
+            under: under.map(OsString::from).collect(),
             child: None,
             status: Value::Null,
         };
@@ -109,6 +131,18 @@ impl Node {
             .chain(words)
             .chain(rest.iter().map(String::as_str));
         let mut command = self.command(&words.collect::<Vec<_>>());
+        if let Some((program, words)) = self.under.split_first() {
+            let plain = command;
+            command = Command::new(program);
+            command.args(words).arg(plain.get_program());
+            command.args(plain.get_args()).env_clear();
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+            // To find the programs that it starts.
+            command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+            for (name, value) in plain.get_envs() {
+                command.env(name, value.unwrap_or_default());
+            }
+        }
         let told = fs::File::options()
             .create(true)
             .append(true)
