@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod credential;
 mod operations;
 mod protocol;
 mod serve;
@@ -156,6 +157,7 @@ fn no_example_is_left_out() {
         names,
         [
             "client.rs",
+            "credential.rs",
             "embed.rs",
             "operations.rs",
             "protocol.rs",
