@@ -1,9 +1,8 @@
 //! Errors of the disk under a running node.
 
 use super::{
-    is_full,
     ledger::Ledger,
-    random, seed,
+    random, rounds, seed,
     writers::{Owner, Writers},
 };
 use crate::e2e::harness::{Node, eventually};
@@ -65,7 +64,7 @@ impl Drop for Attached {
 /// Slow: 6 rounds, 200 in `./test full`.
 #[test]
 fn slow_a_disk_that_fails_makes_no_false_acknowledgement() {
-    let rounds = if is_full() { 200 } else { 6 };
+    let rounds = rounds(6, 200);
     let mut random = random("inject");
     let mut node = Node::start("home", "");
     let mut ledger = Ledger::default();

@@ -1,9 +1,8 @@
 //! Kills at any moment.
 
 use super::{
-    is_full,
     ledger::Ledger,
-    random, seed,
+    random, rounds, seed,
     writers::{Owner, Writers, node_key},
 };
 use crate::e2e::harness::{Node, eventually};
@@ -27,7 +26,7 @@ const ROUNDS_A_NODE: u64 = 50;
 /// Slow: 25 kills, 1,000 in `./test full`.
 #[test]
 fn slow_what_was_acknowledged_survives_kills_at_any_moment() {
-    let rounds = if is_full() { 1_000 } else { 25 };
+    let rounds = rounds(25, 1_000);
     let mut random = random("kill");
     let (mut acknowledged, mut slowest) = (0, Duration::ZERO);
     let mut round = 0;

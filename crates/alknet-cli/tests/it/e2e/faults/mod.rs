@@ -2,6 +2,7 @@
 //! failing ones: the real program, with clients that write and note each write
 //! after its reply.
 
+mod files;
 mod inject;
 mod kill;
 mod ledger;
@@ -12,9 +13,14 @@ mod writers;
 use alknet_testkit::power::Seeded;
 use std::env;
 
-/// Whether whole proofs run.
-fn is_full() -> bool {
-    env::var_os("ALKNET_TEST_FULL").is_some()
+/// How many rounds: a sample, or the whole proof; `ALKNET_TEST_ROUNDS` says
+/// another number.
+fn rounds(sample: u64, full: u64) -> u64 {
+    match env::var("ALKNET_TEST_ROUNDS") {
+        Ok(rounds) => rounds.parse().unwrap(),
+        Err(_) if env::var_os("ALKNET_TEST_FULL").is_some() => full,
+        Err(_) => sample,
+    }
 }
 
 /// What decides moments and places: `ALKNET_TEST_SEED`, or 1. Failures tell it.

@@ -1,9 +1,8 @@
 //! Power that is lost under a whole node, and disks that fail to sync.
 
 use super::{
-    is_full,
     ledger::{Ledger, in_memory},
-    random, seed,
+    random, rounds, seed,
     writers::{Owner, Writers},
 };
 use crate::{
@@ -37,7 +36,7 @@ struct Life {
 }
 
 /// Whether the node can be traced here; else the test counts as skipped.
-fn can_trace(test: &str) -> bool {
+pub(super) fn can_trace(test: &str) -> bool {
     let traced = Command::new("strace")
         .args(["-D", "-o", "/dev/null", "true"])
         .stdin(Stdio::null())
@@ -94,13 +93,13 @@ impl Life {
 
     /// What is missing after power was lost at `moments` of acknowledgement,
     /// each time with everything lost that was not synced, and with a part of
-    /// it. The last ones are laid out for `look`.
-    fn losses(&self, moments: usize) -> Vec<String> {
+    /// it.
+    fn losses(&self, moments: u64) -> Vec<String> {
         let mut random = random("power");
         let mut disk = self.disk();
         let mut ledger = Ledger::default();
         let (mut played, mut found) = (0, Vec::new());
-        let skipped = self.noted.len().saturating_sub(moments) as u64;
+        let skipped = (self.noted.len() as u64).saturating_sub(moments);
         for (at, line) in &self.noted {
             ledger.add(line);
             if random.below(self.noted.len() as u64) < skipped {
@@ -173,7 +172,7 @@ fn slow_what_was_acknowledged_survives_the_loss_of_power() {
         return;
     }
     let life = Life::record(&[]);
-    let found = life.losses(if is_full() { usize::MAX } else { 60 });
+    let found = life.losses(rounds(60, u64::MAX));
     assert!(found.is_empty(), "{found:#?}");
     // Its keys and everything else that it needs are durable, too.
     life.starts_again(Unsynced::Lost);
@@ -207,6 +206,6 @@ fn slow_nothing_is_believed_after_a_failed_sync() {
     let life = Life::record(&["fdatasync,fsync:error=EIO:when=25+6"]);
     assert!(!life.refused.is_empty(), "no call saw a failed sync");
     assert!(!life.told.contains("panicked"), "{}", life.told);
-    let found = life.losses(if is_full() { usize::MAX } else { 60 });
+    let found = life.losses(rounds(60, u64::MAX));
     assert!(found.is_empty(), "{found:#?}");
 }
