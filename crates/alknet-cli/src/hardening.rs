@@ -19,3 +19,15 @@ pub(crate) fn keep_memory_private() {
         let _ = setrlimit(Resource::Core, limit);
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use rustix::process::{DumpableBehavior, dumpable_behavior};
+
+    #[test]
+    fn nobody_may_look_into_the_process_afterwards() {
+        keep_memory_private();
+        assert_eq!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable));
+    }
+}

@@ -190,3 +190,63 @@ fn colour_and_indentation_are_for_terminals() {
     on.until("{\r\n  \"");
     assert_eq!(on.ended(), Some(0));
 }
+
+#[test]
+fn a_secret_is_typed_unseen_and_ctrl_c_gives_the_terminal_back() {
+    let up = Up::start();
+    let put = || {
+        let mut command = alknet(up.place.path());
+        command.args(["credentials", "put", "github", "ada"]);
+        let mut asking = OnTerminal::start(command);
+        asking.until("(not shown): ");
+        asking
+    };
+    let echoes = |terminal: &OnTerminal| {
+        let modes = rustix::termios::tcgetattr(&terminal.keyboard).unwrap();
+        let shown = rustix::termios::LocalModes::ECHO;
+        modes.local_modes.contains(shown)
+    };
+    let mut asking = put();
+    assert!(!echoes(&asking));
+    asking.answer("canary-token");
+    asking.until("is stored");
+    assert_eq!(asking.ended(), Some(0), "{}", asking.seen);
+    assert!(!asking.seen.contains("canary"), "{}", asking.seen);
+    assert!(echoes(&asking));
+
+    let mut cut = put();
+    signal(&cut.child, Signal::INT);
+    assert_eq!(cut.ended(), Some(130), "{}", cut.seen);
+    assert!(echoes(&cut));
+}
+
+#[test]
+fn a_new_passphrase_is_typed_twice_and_the_start_asks_for_it() {
+    let place = Place::new();
+    let init = || {
+        let mut command = alknet(place.path());
+        command.args(["init", "--passphrase"]);
+        OnTerminal::start(command)
+    };
+    let mut differing = init();
+    differing.until("new passphrase: ");
+    differing.answer("one");
+    differing.until("once more: ");
+    differing.answer("two");
+    assert_eq!(differing.ended(), Some(1), "{}", differing.seen);
+    assert!(!place.data().join("vault.json").exists());
+    let mut made = init();
+    made.until("new passphrase: ");
+    made.answer("correct horse");
+    made.until("once more: ");
+    made.answer("correct horse");
+    assert_eq!(made.ended(), Some(0), "{}", made.seen);
+
+    let mut command = alknet(place.path());
+    command.args(["up", "--bind", "127.0.0.1:0", "--relay", "none"]);
+    let mut started = OnTerminal::start(command);
+    started.until("passphrase: ");
+    started.answer("correct horse");
+    started.until("Next, in a second terminal:");
+    assert!(!started.seen.contains("horse"), "{}", started.seen);
+}

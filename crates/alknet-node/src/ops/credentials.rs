@@ -166,7 +166,7 @@ type All = (Vec<Listed>, Vec<(CredentialName, Vec<OperationName>)>);
 
 async fn listed(shared: &Shared, cx: &Context) -> Result<All, CallError> {
     let listed = shared.credentials.list().await;
-    listed.map_err(|error| CallError::internal(cx.call_id(), &error))
+    listed.map_err(|error| CallError::storage(cx.call_id(), &error))
 }
 
 fn shown(listed: Listed) -> Credential {

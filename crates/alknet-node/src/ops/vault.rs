@@ -62,7 +62,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
                 let shared = lock_for.clone();
                 async move {
                     let locked = shared.credentials.lock().await;
-                    locked.map_err(|error| CallError::internal(cx.call_id(), &error))?;
+                    locked.map_err(|error| CallError::storage(cx.call_id(), &error))?;
                     tell(&shared, &cx).await
                 }
             }),
@@ -119,7 +119,7 @@ fn not_unlocked(shared: &Shared, cx: &Context, error: CredentialsError) -> CallE
 async fn tell(shared: &Arc<Shared>, cx: &Context) -> Result<VaultStatus, CallError> {
     let internal = |error: &dyn std::error::Error| CallError::internal(cx.call_id(), error);
     let credentials = shared.credentials.count().await;
-    let credentials = credentials.map_err(|error| internal(&error))?;
+    let credentials = credentials.map_err(|error| CallError::storage(cx.call_id(), &error))?;
     let directory = shared.data.path().to_owned();
     let peeked = tokio::task::spawn_blocking(move || Vault::peek(&directory)).await;
     let wrap = peeked.map_err(|error| internal(&error))?;

@@ -477,6 +477,12 @@ fn running_as_a_service_works_as_written() {
 }
 
 #[test]
+fn keeping_secrets_works_as_written() {
+    let typed = Reader::of("docs/guides/keeping-secrets.md").read();
+    assert!(typed >= 12, "{typed} lines");
+}
+
+#[test]
 fn no_guide_is_left_out() {
     let guides = fs::read_dir(repository().join("docs/guides")).unwrap();
     let mut guides: Vec<_> = guides
@@ -489,6 +495,7 @@ fn no_guide_is_left_out() {
         "adding-an-operation.md",
         "backup-and-restore.md",
         "embedding.md",
+        "keeping-secrets.md",
         "keeping-strangers-out.md",
         "own-relay.md",
         "running-a-node.md",

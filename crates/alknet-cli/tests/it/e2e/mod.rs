@@ -5,6 +5,7 @@ mod audit;
 mod backup;
 mod bad_input;
 mod bulk;
+mod canary;
 mod container;
 mod document;
 mod endings;
