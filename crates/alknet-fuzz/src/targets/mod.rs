@@ -2,6 +2,7 @@
 
 mod access;
 mod addresses;
+mod backups;
 mod catalogue;
 mod commands;
 mod config;
@@ -72,6 +73,7 @@ pub const TARGETS: &[Target] = &[
     catalogue::CATALOGUE,
     cursors::LISTING,
     cursors::AUDIT,
+    backups::BACKUPS,
     vault::VAULT,
     vault::MNEMONIC,
 ];

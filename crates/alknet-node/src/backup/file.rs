@@ -448,3 +448,26 @@ impl Write for Hashing<'_> {
         self.to.flush()
     }
 }
+
+/// What the fuzzer calls: reads `bytes` as a backup to its end, with the
+/// digest that belongs to them appended if `sealed`. Answers with the header
+/// and how many bytes its files had.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz_backup(bytes: &[u8], sealed: bool) -> Option<(BackupHeader, u64)> {
+    let mut whole = bytes.to_vec();
+    if sealed {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(bytes);
+        whole.extend(digest_line(&hasher));
+    }
+    let mut backup = Backup::open(whole.as_slice()).ok()?;
+    let mut total = 0;
+    let mut count = |moved| total += moved;
+    while backup
+        .copy_next(&mut io::sink(), &mut count)
+        .ok()?
+        .is_some()
+    {}
+    Some((backup.finish().ok()?, total))
+}

@@ -17,7 +17,7 @@ mod restore;
 mod take;
 
 pub use self::{
-    file::{Backup, BackupError, BackupFile, BackupHeader, FORMAT, Needs, rewrite},
+    file::{Backup, BackupError, BackupFile, BackupHeader, FORMAT, Needs, fuzz_backup, rewrite},
     restore::{RestoreError, RestoreReport, RestoreSecret, restore},
     take::{
         Prepared, TakeBackupError, has_passphrase, last_backup, note_backup, prepare, wrapped_vault,
