@@ -11,13 +11,14 @@ mod credentials;
 mod events;
 mod identities;
 mod imports;
+mod ledger;
 mod keys;
 
 use alknet_core::{
     AuditRow,
     storage::{AuditLog, CredentialStore, EventLog, IdempotencyStore, IdentityStore, ImportStore, Timestamp},
 };
-pub use self::events::Outbox;
+pub use self::{events::Outbox, ledger::outbox_faults};
 
 use futures::future::BoxFuture;
 use std::sync::Arc;

@@ -263,12 +263,21 @@ pub const EVENTS_PAGE_MAX: u32 = 1_000;
 #[async_trait]
 pub trait EventLog: Send + Sync + 'static {
     /// Appends events and audit rows, all or none, durably.
-    async fn append_events(&self, events: Vec<NewEvent>, rows: Vec<AuditRow>) -> Result<(), StoreError>;
+    async fn append_events(
+        &self,
+        events: Vec<NewEvent>,
+        rows: Vec<AuditRow>,
+    ) -> Result<(), StoreError>;
 
     /// Events after a number, at most [`EVENTS_PAGE_MAX`], of kinds that begin
     /// with `kind`. Whether anything is missing in between, the page's span
     /// tells: it is of the same moment.
-    async fn read_events(&self, after: u64, kind: &str, limit: u32) -> Result<EventPage, StoreError>;
+    async fn read_events(
+        &self,
+        after: u64,
+        kind: &str,
+        limit: u32,
+    ) -> Result<EventPage, StoreError>;
 
     /// Removes the oldest events while they are older than `before` or more
     /// than `rows_max` are kept, at most `batch` of them; returns how many

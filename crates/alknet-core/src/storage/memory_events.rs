@@ -68,13 +68,22 @@ impl Kept {
 
 #[async_trait]
 impl EventLog for MemoryEventLog {
-    async fn append_events(&self, events: Vec<NewEvent>, rows: Vec<AuditRow>) -> Result<(), StoreError> {
+    async fn append_events(
+        &self,
+        events: Vec<NewEvent>,
+        rows: Vec<AuditRow>,
+    ) -> Result<(), StoreError> {
         rows.into_iter().for_each(|row| self.audit.push(row));
         self.push(events);
         Ok(())
     }
 
-    async fn read_events(&self, after: u64, kind: &str, limit: u32) -> Result<EventPage, StoreError> {
+    async fn read_events(
+        &self,
+        after: u64,
+        kind: &str,
+        limit: u32,
+    ) -> Result<EventPage, StoreError> {
         let kept = lock(&self.kept);
         let limit = limit.min(EVENTS_PAGE_MAX) as usize;
         let matching = kept

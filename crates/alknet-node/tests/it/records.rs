@@ -49,7 +49,8 @@ fn by_hand(node: &TestNode) -> Store {
 }
 
 fn noticed(n: u64) -> NewEvent {
-    NewEvent::noticed(EventKind::named("test/event"), n.to_string(), Timestamp(0))
+    let now = alknet_core::storage::system_clock()();
+    NewEvent::noticed(EventKind::named("test/event"), n.to_string(), now)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,6 +120,67 @@ async fn each_change_is_an_event_of_the_call_that_made_it() {
     }
     let secret = invite["ticket"].as_str().unwrap();
     assert!(!json!(events).to_string().contains(secret));
+    agrees(&home).await;
+}
+
+/// What the store holds, what it told and what it has on record are one.
+async fn agrees(home: &TestNode) {
+    let store = by_hand(home);
+    let faults = alknet_testkit::storage::outbox_faults(&store, &store, &store).await;
+    assert!(faults.is_empty(), "{faults:#?}");
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_or_a_row_that_is_missing_is_found() {
+    for (sql, want) in [
+        (
+            "DELETE FROM _honker_stream WHERE key = 'peer/added' AND payload LIKE '%laptop%'",
+            &[
+                "follows",
+                "`peers/add` of `laptop` has no event",
+                "peer `laptop` was told of by no event",
+            ][..],
+        ),
+        (
+            "DELETE FROM audit WHERE operation = 'peers/add'",
+            &["event `peer/added` of `laptop` has no audit row"],
+        ),
+        (
+            "DELETE FROM peers WHERE id = 'laptop'",
+            &["peer `laptop` was told of and is not there"],
+        ),
+        (
+            "UPDATE audit SET detail = 'nothing changed' WHERE operation = 'peers/grant'",
+            &["changed nothing and has an event"],
+        ),
+    ] {
+        let mut home = start("home").await;
+        home.told("peers/add", json!({ "peer": "laptop" })).await;
+        home.told(
+            "peers/grant",
+            json!({ "peer": "laptop", "targets": ["reader"] }),
+        )
+        .await;
+        home.stop().await;
+        agrees(&home).await;
+        let store = by_hand(&home);
+        store
+            .write(move |connection| {
+                assert!(connection.execute(sql, []).unwrap() > 0);
+                Ok::<_, alknet_store::JobError>(())
+            })
+            .await
+            .unwrap();
+        let faults = alknet_testkit::storage::outbox_faults(&store, &store, &store).await;
+        for want in want {
+            assert!(
+                faults.iter().any(|fault| fault.contains(want)),
+                "{sql}: {faults:?}"
+            );
+        }
+        store.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -340,8 +402,12 @@ async fn what_is_too_old_or_too_much_goes_and_that_it_went_is_on_record() {
     .await;
     home.stop().await;
     let store = by_hand(&home);
+    let old = (0..1_500).map(|n| NewEvent {
+        at: Timestamp(0),
+        ..noticed(n)
+    });
     store
-        .append_events((0..1_500).map(noticed).collect(), Vec::new())
+        .append_events(old.collect(), Vec::new())
         .await
         .unwrap();
     let rows = (0..2_600).map(|_| AuditRow::event(Timestamp(0), "ada", "test/old"));
@@ -458,6 +524,7 @@ async fn without_its_event_or_its_row_nothing_changes() {
             ]
         );
         other.close().await;
+        agrees(&home).await;
     }
 }
 
