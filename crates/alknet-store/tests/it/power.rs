@@ -30,6 +30,8 @@ enum Kind {
     EarlyReply,
     /// Writes the audit row in a transaction after that of the change.
     RowApart,
+    /// Writes the event in a transaction after that of the change.
+    EventApart,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             Self::SynchronousOff,
             Self::EarlyReply,
             Self::RowApart,
+            Self::EventApart,
         ];
         all.into_iter()
             .find(|kind| format!("{kind:?}") == text)
@@ -77,6 +80,11 @@ fn slow_a_store_that_answers_before_the_commit_is_found_out() {
 #[test]
 fn slow_a_store_with_the_audit_row_in_a_transaction_of_its_own_is_found_out() {
     must_be_found_out(Kind::RowApart, "without its audit row");
+}
+
+#[test]
+fn slow_a_store_with_the_event_in_a_transaction_of_its_own_is_found_out() {
+    must_be_found_out(Kind::EventApart, "without its event");
 }
 
 #[test]
@@ -260,8 +268,8 @@ fn work(kind: Kind, dir: &Path) {
                     let id = format!("w{writer}-n{n}");
                     match kind {
                         Kind::EarlyReply => early(&store, &marks, &id).await,
-                        Kind::RowApart => {
-                            mark(&marks, &apart(&store, &id).await);
+                        Kind::RowApart | Kind::EventApart => {
+                            mark(&marks, &apart(&store, kind, &id).await);
                         }
                         Kind::Sound | Kind::SynchronousOff => {
                             mark(&marks, &support::write_one(&store, n, &id).await);
@@ -299,14 +307,21 @@ async fn early(store: &Store, marks: &Arc<File>, id: &str) {
     written.await.unwrap();
 }
 
-/// Adds a peer, and then its row.
-async fn apart(store: &Store, id: &str) -> String {
+/// Adds a peer, and then what belongs to it.
+async fn apart(store: &Store, kind: Kind, id: &str) -> String {
     let peer = id.to_owned();
     let written = store.write(move |connection| {
         support::insert_peer(connection, &peer);
+        match kind {
+            Kind::EventApart => support::insert_peer_row(connection, &peer),
+            _ => support::insert_peer_event(connection, &peer),
+        }
         Ok::<_, JobError>(())
     });
     written.await.unwrap();
-    support::append(store, "peers/add", id).await;
+    match kind {
+        Kind::EventApart => support::tell_of_peer(store, id).await,
+        _ => support::append(store, "peers/add", id).await,
+    }
     format!("peer {id}")
 }

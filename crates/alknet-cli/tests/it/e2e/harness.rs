@@ -103,7 +103,8 @@ impl Node {
     /// directory and a configuration, started by another program.
     #[track_caller]
     pub(crate) fn start_under(place: Place, name: &str, under: &Command) -> Self {
-        let words = ["--relay", "none", "--bind", "127.0.0.1:0"];
+        // What looks at it may not be root.
+        let words = ["--relay", "none", "--bind", "127.0.0.1:0", "--debuggable"];
         let under = [under.get_program()].into_iter().chain(under.get_args());
         let mut node = Self {
             name: name.to_owned(),

@@ -15,6 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A node that strace may look at, whoever runs the tests.
+fn debuggable() -> Node {
+    let words = ["--relay", "none", "--bind", "127.0.0.1:0", "--debuggable"];
+    Node::start_with("home", "", &words, None)
+}
+
 /// strace on a running node; it lets go when it is dropped.
 struct Attached(Child);
 
@@ -66,7 +72,7 @@ impl Drop for Attached {
 fn slow_a_disk_that_fails_makes_no_false_acknowledgement() {
     let rounds = rounds(6, 200);
     let mut random = random("inject");
-    let mut node = Node::start("home", "");
+    let mut node = debuggable();
     let mut ledger = Ledger::default();
     let mut refused = 0;
     for round in 0..rounds {
@@ -122,7 +128,7 @@ fn slow_a_disk_that_fails_makes_no_false_acknowledgement() {
 #[test]
 fn slow_a_reply_waits_for_the_sync_of_its_commit() {
     const DELAY: Duration = Duration::from_millis(400);
-    let node = Node::start("home", "");
+    let node = debuggable();
     let owner = Owner::of(&node);
     let inject = format!("fdatasync,fsync:delay_enter={}", DELAY.as_micros());
     let test = "slow_a_reply_waits_for_the_sync_of_its_commit";
