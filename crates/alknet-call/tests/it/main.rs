@@ -5,6 +5,7 @@
 mod calls;
 mod channels;
 mod client;
+mod conduct;
 mod frames;
 mod hello;
 mod interaction;

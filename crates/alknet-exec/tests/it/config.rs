@@ -22,6 +22,21 @@ fn check(fields: &str, want: &str) {
 }
 
 #[test]
+fn limits_of_an_operation_let_somebody_call_it() {
+    let with = |fields: &str| format!("command = [\"true\"]\n{fields}");
+    for field in ["calls_in_flight", "calls_in_flight_all", "rate_per_second"] {
+        let want = format!("{field}: is 0, with which nobody could call it");
+        check(&with(&format!("{field} = 0")), &want);
+    }
+    check(
+        &with("rate_burst = 3"),
+        "rate_burst: means nothing without `rate_per_second`",
+    );
+    let all = "calls_in_flight = 1\ncalls_in_flight_all = 2\nrate_per_second = 3\nrate_burst = 4";
+    assert_eq!(problems(&with(all)), [""; 0]);
+}
+
+#[test]
 fn the_example_of_the_guide_is_read() {
     let text = r#"
         [[operation]]

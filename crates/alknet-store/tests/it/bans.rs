@@ -3,7 +3,7 @@
 use crate::store;
 use alknet_core::{
     AuditRow,
-    storage::{AuditFilter, AuditLog, Timestamp},
+    storage::{AuditFilter, AuditLog, EventLog, Timestamp},
 };
 use alknet_store::{KeptBan, Store};
 
@@ -29,6 +29,13 @@ async fn rows(store: &Store, operation: &str) -> usize {
     store.list(&filter).await.unwrap().len()
 }
 
+async fn events(store: &Store) -> Vec<String> {
+    let page = store.read_events(0, "ban/", 100).await.unwrap();
+    let told = page.events.iter();
+    told.map(|event| format!("{} {}", event.event.kind.as_str(), event.event.about))
+        .collect()
+}
+
 #[tokio::test]
 async fn a_ban_replaces_the_one_before_and_each_leaves_its_row() {
     let (_dir, store) = store();
@@ -46,6 +53,9 @@ async fn a_ban_replaces_the_one_before_and_each_leaves_its_row() {
         .unwrap();
     assert_eq!(store.bans().await.unwrap(), [longer, other]);
     assert_eq!(rows(&store, "bans/add").await, 3);
+    let told = events(&store).await;
+    let targets = ["laptop", "192.0.2.7", "192.0.2.7"];
+    assert_eq!(told, targets.map(|target| format!("ban/set {target}")));
 }
 
 #[tokio::test]
@@ -62,6 +72,10 @@ async fn a_ban_is_lifted_once_and_what_was_not_there_leaves_no_row() {
     assert!(lift().await);
     assert!(!lift().await);
     assert_eq!(rows(&store, "bans/remove").await, 1);
+    assert_eq!(
+        events(&store).await,
+        ["ban/set laptop", "ban/lifted laptop"]
+    );
     assert!(store.bans().await.unwrap().is_empty());
 }
 
