@@ -483,3 +483,41 @@ fn an_interrupted_restore_leaves_nothing() {
     let said = place.feed(&["restore", text(&file), "--words", "-"], words.as_bytes());
     said.exits(0);
 }
+
+#[test]
+fn a_node_with_a_passphrase_is_restored_with_it_running_or_not() {
+    let place = Place::new();
+    let phrase = place.path().join("phrase");
+    fs::write(&phrase, "of the node\n").unwrap();
+    fs::set_permissions(&phrase, fs::Permissions::from_mode(0o600)).unwrap();
+    let phrase = text(&phrase).to_owned();
+    place.run(&["init", "--passphrase-file", &phrase]).exits(0);
+    let up = [&UP[..], &["--passphrase-file", &phrase]].concat();
+    let mut home = Node::start_in(place, "home", exec_config(), &up, None);
+    let running = home.path("running.backup");
+    let report = home
+        .cli(&["backup", text(&running), "--json"])
+        .exits(0)
+        .json();
+    assert_eq!(report["needs"], "passphrase");
+    home.stop();
+    // Locked: the database tells whose it is.
+    let stopped = home.path("stopped.backup");
+    let report = home
+        .cli(&["backup", text(&stopped), "--json"])
+        .exits(0)
+        .json();
+    assert_eq!(report["node_id"], home.id());
+    let refused = home.cli(&["backup", "-", "--passphrase-file", &phrase]);
+    assert!(refused.exits(1).stderr.contains("every backup"));
+
+    for file in [running, stopped] {
+        let place = Place::new();
+        let said = place.run(&["restore", text(&file), "--passphrase-file", &phrase]);
+        said.exits(0);
+        // Wrapped as it was: nothing here opens it by itself.
+        assert!(!place.data().join("vault.key").exists());
+        let again = Node::start_in(place, "home", exec_config(), &up, None);
+        assert_eq!(again.id(), home.id());
+    }
+}
