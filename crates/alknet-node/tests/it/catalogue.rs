@@ -240,6 +240,40 @@ async fn fields_of_runtime_status_and_peers_are_promises() {
     golden("peer.json", &shape(&peer));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_keys_groups_and_ssh_keys_are_promises() {
+    const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDcsEJaut3dDTUAS6ZAk6B3ZS8wn5MYaYcLY0miUew8j ada@laptop";
+    let home = start("home").await;
+    let input = json!({
+        "peer": "ada", "ssh_keys": [ED25519],
+        "ssh_cas": [{ "public_key": ED25519, "principals": ["ops"] }],
+    });
+    home.told("peers/add", input).await;
+    let input =
+        json!({ "name": "ci", "peer": "ada", "scopes": ["fs:read"], "expires_in_ms": 60_000 });
+    let created = home.told("keys/create", input).await;
+    let listed = home.told("keys/list", json!({})).await;
+    let peer = home.peer_shown("ada").await;
+    let revoked = home.told("keys/revoke", json!({ "key": "ci" })).await;
+    home.told(
+        "peers/update",
+        json!({ "peer": "ada", "groups": ["family"] }),
+    )
+    .await;
+    let input = json!({ "group": "family", "targets": ["reader"] });
+    let granted = home.told("groups/grant", input).await;
+    let groups = home.told("groups/list", json!({})).await;
+    let removed = home
+        .told("groups/remove", json!({ "group": "family" }))
+        .await;
+    let shapes = json!({
+        "keys/create": shape(&created), "keys/list": shape(&listed), "keys/revoke": shape(&revoked),
+        "groups/grant": shape(&granted), "groups/list": shape(&groups), "groups/remove": shape(&removed),
+        "peers/show": { "ssh_keys": shape(&peer["ssh_keys"]), "ssh_cas": shape(&peer["ssh_cas"]), "api_keys": shape(&peer["api_keys"]) },
+    });
+    golden("keys.json", &shapes);
+}
+
 /// Finds `fn NAME(` below a folder.
 fn has_function(folder: &Path, name: &str) -> bool {
     let wanted = format!("fn {name}(");
