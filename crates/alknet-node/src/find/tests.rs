@@ -133,6 +133,28 @@ fn sealed(seed: u8, made: i64, addresses: &[&str]) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn a_network_of_an_older_store_is_kept_and_sealed_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("alknet.db")).unwrap();
+    let network = Network::new(NetworkSecret::from_bytes([1; 32]));
+    let sealed = data_encoding::HEXLOWER.decode(network::SEALED_BY_FORMAT_2);
+    let kept = KeptNetwork {
+        id: network.id,
+        key_version: 0,
+        sealed: sealed.unwrap(),
+    };
+    store.put_networks(vec![kept]).await.unwrap();
+    store.close().await;
+    let node = World::open(5, dir).await;
+    assert_eq!(node.network().secret.expose(), &[1; 32]);
+    let kept = node.finder.store.networks().await.unwrap();
+    assert_eq!((kept.len(), kept[0].key_version), (1, 1));
+    // And it opens so, too.
+    let node = node.again(5).await;
+    assert_eq!(node.network().secret.expose(), &[1; 32]);
+}
+
+#[tokio::test]
 async fn the_newest_record_of_a_peer_counts_and_no_older_one_comes_back() {
     let node = World::new(1, &[2]).await;
     let (first, second) = (

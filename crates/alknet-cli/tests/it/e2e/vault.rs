@@ -2,7 +2,7 @@
 //! secrets that no output shows.
 
 use super::harness::{Node, error_code, eventually, exec_config};
-use crate::program::{Place, alknet, finish};
+use crate::program::{Place, alknet};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
@@ -181,7 +181,10 @@ fn a_node_gets_new_words_and_another_id_when_it_is_stopped() {
         TOKEN.as_bytes(),
     )
     .exits(0);
-    node.cli(&["peers", "add", "nas"]).exits(0);
+    let nas = Place::new().run(&["init", "--json"]).exits(0).json();
+    let nas = nas["node_id"].as_str().unwrap();
+    node.cli(&["peers", "add", "nas", "--node-id", nas])
+        .exits(0);
     let running = node.cli(&["vault", "replace", "--yes"]).exits(1);
     assert!(running.stderr.contains("hint: alknet down"), "{running:?}");
     node.stop();
@@ -203,8 +206,8 @@ fn a_node_gets_new_words_and_another_id_when_it_is_stopped() {
     let mut unread = node.command(&["vault", "replace", "--yes"]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    unread.stdout(writer);
-    finish(unread, b"");
+    unread.stdout(writer).stderr(std::process::Stdio::null());
+    crate::program::wait(&mut unread.spawn().unwrap());
     assert!(!node.data().join("vault.next.json").exists());
     node.restart();
     assert_eq!(node.id(), new);
