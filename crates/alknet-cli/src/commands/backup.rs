@@ -101,6 +101,10 @@ pub(crate) async fn run(app: &App, args: BackupArgs) -> Result<(), Failure> {
 
 /// Before anything is copied.
 fn check_target(app: &App, args: &BackupArgs) -> Result<(), Failure> {
+    if args.on.is_none() && !node_access::is_initialised(app.dir()) {
+        let message = format!("`{}` holds no node", app.dir().display());
+        return Err(Failure::local(message).hint("choose another --data-dir"));
+    }
     if args.is_stdout() {
         if app.out.json {
             return Err(Failure::usage(

@@ -170,6 +170,13 @@ fn unit(app: &App, args: &InstallArgs) -> Result<Unit, Failure> {
             ));
         }
     }
+    if args.scope.system && (program.starts_with("/root") || program.starts_with("/home")) {
+        app.out.warn(&format!(
+            "`{}` lies in a home directory, where the service's account may not reach it; install \
+             it as /usr/local/bin/alknet",
+            program.display()
+        ));
+    }
     Ok(Unit {
         scope: match args.scope.system {
             true => Scope::System {

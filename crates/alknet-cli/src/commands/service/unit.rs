@@ -157,7 +157,7 @@ mod tests {
         Unit {
             scope,
             program: "/usr/local/bin/alknet".into(),
-            data_dir: "/home/ada/.local/share/alknet".into(),
+            data_dir: "/srv/ada/alknet".into(),
             passphrase: None,
             low_ports: false,
         }
@@ -168,7 +168,7 @@ mod tests {
         let text = unit(Scope::User).render();
         assert!(text.starts_with(MARK));
         assert!(text.contains(
-            "\nExecStart=/usr/local/bin/alknet up --data-dir /home/ada/.local/share/alknet\n"
+            "\nExecStart=/usr/local/bin/alknet up --data-dir /srv/ada/alknet\n"
         ));
         // What a user's manager cannot do would fail the start.
         assert!(!text.contains("ProtectSystem") && !text.contains("User="));
