@@ -277,11 +277,10 @@ async fn replace(app: &App, args: ReplaceArgs) -> Result<(), Failure> {
         }
         return Err(failure);
     }
-    let done = node_access::replace(next).await.map_err(|failure| {
+    let done = node_access::replace(next).await.inspect_err(|_| {
         app.out.warn(
             "it is not known whether the words above hold: `alknet up` ends what was begun, and says which node it is",
         );
-        failure
     })?;
     app.out.say(
         "write the words down and keep them apart from this machine: they are shown once, and those before are void",
