@@ -104,8 +104,11 @@ fn an_agent_does_what_its_key_may_and_is_on_record_as_that() {
     // Without it the command line is the owner's.
     home.cli(&["peers", "list"]).exits(0);
 
-    let rows = home.audit(&["--caller", "agent"]);
-    assert!(rows.len() >= 7, "{rows:?}");
+    // Rows are written in batches, soon after their calls.
+    let rows = eventually("every call has its row", || {
+        let rows = home.audit(&["--caller", "agent"]);
+        (rows.len() >= 7).then_some(rows)
+    });
     for row in &rows {
         assert_eq!(row["key"], key.id.as_str(), "{row}");
         assert_eq!(row["transport"], "owner", "{row}");
@@ -166,7 +169,11 @@ fn a_key_of_a_peer_is_no_wider_than_itself_and_than_the_peer() {
     pair.laptop
         .cli(&["call", "test/query", "--on", "home"])
         .exits(0);
-    let rows = home.audit(&["--caller", "laptop", "--operation", "test/query"]);
+    // Rows are written in batches, soon after their calls.
+    let rows = eventually("every call has its row", || {
+        let rows = home.audit(&["--caller", "laptop", "--operation", "test/query"]);
+        (rows.len() >= 6).then_some(rows)
+    });
     let of_key = |row: &&Value| row["key"] == narrow.id.as_str() && row["transport"] == "owner";
     assert_eq!(rows.iter().filter(of_key).count(), 3, "{rows:?}");
     let of_peer = |row: &&Value| row.get("key").is_none() && row.get("transport").is_none();
