@@ -80,7 +80,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
     let place = |n: u64| format!("9f86d081884c7d65-{n}");
     vec![
         Operation::query("events/list", "Lists what happened here, oldest first.")
-            .example(json!({ "from": place(6) }), json!({ "events": [item], "next": place(7), "oldest": place(0), "newest": place(7) }))
+            .example(json!({ "kind": "peer/" }), json!({ "events": [item], "next": place(7), "oldest": place(0), "newest": place(7) }))
             .handler(move |cx: Context, input: ListInput| {
                 let shared = list_for.clone();
                 async move { list(&shared, &cx, input).await }
@@ -88,7 +88,7 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
         Operation::subscription("events/subscribe", "Follows what happens here, from any point that is still kept.")
             .requires("events:list")
             .resumable("cursor", "from")
-            .example(json!({ "from": place(6), "kind": "peer/" }), item)
+            .example(json!({ "kind": "peer/" }), item)
             .stream(move |cx: Context, input: SubscribeInput| {
                 let shared = subscribe_for.clone();
                 async move {
