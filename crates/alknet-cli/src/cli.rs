@@ -51,7 +51,8 @@ pub(crate) struct Global {
     /// Prints data, and errors, as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Says more on standard error: -v lifecycle, -vv calls, -vvv frames
+    /// Says more on standard error: -v lifecycle, -vv calls, -vvv frames,
+    /// -vvvv everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Says nothing on standard error but errors and warnings
@@ -138,7 +139,14 @@ impl Command {
     pub(crate) fn handles_secrets(&self) -> bool {
         matches!(
             self,
-            Command::Init(_) | Command::Credentials(_) | Command::Vault(_)
+            Command::Init(_)
+                | Command::Backup(_)
+                | Command::Restore(_)
+                | Command::Invite(_)
+                | Command::Join(_)
+                | Command::Keys(_)
+                | Command::Credentials(_)
+                | Command::Vault(_)
         )
     }
 

@@ -21,6 +21,7 @@ pub mod fuzz;
 mod hardening;
 mod hint;
 mod input;
+mod mask;
 mod node_access;
 mod output;
 mod prompt;
@@ -35,7 +36,7 @@ pub use failure::Exit;
 
 use crate::{app::App, cli::Cli, failure::Failure, output::Out};
 use clap::Parser;
-use std::{ffi::OsString, path::PathBuf};
+use std::{borrow::Cow, ffi::OsString, path::PathBuf};
 
 /// Runs one command line, the program's name first.
 ///
@@ -90,8 +91,12 @@ fn refuse(error: &clap::Error, words: &[OsString]) -> Exit {
         let text = text.trim().trim_start_matches("error: ").to_owned();
         return report(Out::new(true, false), Err(Failure::usage(text)));
     }
-    // Whoever would read this has left if it cannot be printed.
-    let _ = error.print();
+    let text = error.render().to_string();
+    match mask::masked(&text) {
+        // Whoever would read this has left if it cannot be printed.
+        Cow::Borrowed(_) => drop(error.print()),
+        Cow::Owned(text) => Out::new(false, false).tell(&text),
+    }
     if is_help { Exit::FINE } else { Exit::USAGE }
 }
 

@@ -1,6 +1,6 @@
 //! Standard output is data, standard error is everything said about it.
 
-use crate::failure::Failure;
+use crate::{failure::Failure, mask::masked};
 use serde_json::Value;
 use std::io::{ErrorKind, IsTerminal, Write};
 
@@ -75,6 +75,11 @@ impl Out {
         self.complain("warning: ", text);
     }
 
+    /// Says a text as it is.
+    pub(crate) fn tell(self, text: &str) {
+        self.complain("", text.trim_end());
+    }
+
     /// A failure: two lines, or one JSON object.
     pub(crate) fn failure(self, failure: &Failure) {
         if failure.is_silent() {
@@ -110,7 +115,7 @@ impl Out {
 
     fn complain(self, before: &str, text: &str) {
         // If standard error is gone there is nobody left to tell.
-        let _ = writeln!(std::io::stderr().lock(), "{before}{text}");
+        let _ = writeln!(std::io::stderr().lock(), "{before}{}", masked(text));
     }
 }
 

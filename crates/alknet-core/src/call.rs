@@ -143,7 +143,10 @@ impl fmt::Display for Originator {
 pub struct TraceContext(pub String);
 
 /// JSON that came in: as bytes, parsed at most once.
-#[derive(Clone, Debug)]
+///
+/// Its `Debug` tells how long it is and nothing of what it says, which may be a
+/// secret.
+#[derive(Clone)]
 pub enum Input {
     /// JSON text; an empty text counts as `{}`.
     Json(Bytes),
@@ -236,12 +239,31 @@ fn parse_json(text: &[u8]) -> Result<Value, CallError> {
 }
 
 /// JSON that goes out: a value, or text that nobody needs to parse.
-#[derive(Clone, Debug)]
+///
+/// Its `Debug` tells how long it is and nothing of what it says, which may be a
+/// secret.
+#[derive(Clone)]
 pub enum Output {
     /// JSON text.
     Json(Bytes),
     /// A value.
     Value(Value),
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Input({} bytes)", self.len())
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = match self {
+            Output::Json(text) => Some(text.len()),
+            Output::Value(value) => json_len(value),
+        };
+        write!(f, "Output({} bytes)", bytes.unwrap_or(usize::MAX))
+    }
 }
 
 impl Output {

@@ -289,9 +289,8 @@ impl Context {
     /// began; `INTERNAL` if the operation did not declare it.
     pub fn credential(&self, provider: &str, account: &str) -> Result<Arc<Secret>, CallError> {
         let mut slots = self.0.entry.credentials().iter();
-        let slot = slots.find(|slot| {
-            slot.name().provider() == provider && slot.name().account() == account
-        });
+        let slot = slots
+            .find(|slot| slot.name().provider() == provider && slot.name().account() == account);
         match slot {
             Some(slot) => slot.secret(self.0.door.node_name()),
             None => {

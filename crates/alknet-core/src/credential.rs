@@ -104,7 +104,7 @@ impl CredentialName {
 /// As much of a name as is worth repeating: whoever mixed up name and secret
 /// does not find the secret in an error.
 fn shown(text: &str) -> String {
-    const CHARS_MAX: usize = 12;
+    const CHARS_MAX: usize = 8;
     let mut shown: String = text
         .chars()
         .filter(|c| !c.is_control())

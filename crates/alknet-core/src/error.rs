@@ -1,6 +1,6 @@
 //! The error that crosses surfaces: a stable code and a sentence.
 
-use crate::{call::CallId, storage::StoreError};
+use crate::{call::CallId, near::brief, storage::StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{borrow::Cow, fmt, time::Duration};
@@ -186,6 +186,11 @@ impl CallError {
     /// `NOT_FOUND` for an operation.
     #[must_use]
     pub fn not_found(name: &str) -> Self {
+        // One without a slash is none, and may be anything.
+        let name = match name.contains('/') {
+            true => Cow::Borrowed(name),
+            false => brief(name),
+        };
         Self::new(ErrorCode::NotFound, format!("no operation `{name}`"))
             .with_details(json!({ "operation": name }))
     }

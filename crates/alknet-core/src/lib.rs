@@ -97,7 +97,7 @@ pub use crate::{
     name::{
         GroupName, NameError, OperationName, OperationPattern, PeerId, RoleName, Scope, ScopeSet,
     },
-    near::{edit_distance, nearest},
+    near::{brief, edit_distance, nearest},
     operation::{Operation, OperationBuilder, Registration},
     permit::Permit,
     registry::{

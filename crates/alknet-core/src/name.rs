@@ -64,11 +64,7 @@ fn is_segment(part: &str) -> bool {
 
 /// Cuts a text from outside so that an error message stays short.
 fn excerpt(text: &str) -> String {
-    let mut out: String = text.chars().take(80).filter(|c| !c.is_control()).collect();
-    if out.len() < text.len() {
-        out.push('…');
-    }
-    out
+    crate::near::brief(text).into_owned()
 }
 
 macro_rules! text_newtype {

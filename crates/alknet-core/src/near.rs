@@ -1,4 +1,28 @@
-//! Names near to a misspelt one.
+//! Names near to a misspelt one, and what is said of a text that is none.
+
+use std::borrow::Cow;
+
+/// Longest text that is repeated as a name, in bytes; peers have no longer ones.
+const NAME_BYTES_MAX: usize = 32;
+/// Characters of what is no name that are repeated: too few to be of use to
+/// whoever finds them.
+const CHARS_MAX: usize = 8;
+
+/// What an error repeats of a text that should have been a name: all of it if
+/// it is as short as one, else its beginning. Somebody may have mixed up a name
+/// and a secret, such as a token, a ticket or the words of a vault.
+#[must_use]
+pub fn brief(text: &str) -> Cow<'_, str> {
+    if text.len() <= NAME_BYTES_MAX && !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let most = match text.len() {
+        0..=NAME_BYTES_MAX => NAME_BYTES_MAX,
+        _ => CHARS_MAX,
+    };
+    let shown = text.chars().filter(|c| !c.is_control()).take(most);
+    Cow::Owned(shown.chain(['…']).collect())
+}
 
 /// Edit distance with transpositions (optimal string alignment): insertions,
 /// deletions, substitutions and swaps of neighbours, counted in bytes.

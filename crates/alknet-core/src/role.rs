@@ -3,6 +3,7 @@
 use crate::{
     identity::Identity,
     name::{NameError, OperationName, RoleName, Scope},
+    near::brief,
     resource::{ResourceError, ResourceGrant, ResourceKind},
 };
 use serde::{Deserialize, Serialize};
@@ -65,7 +66,7 @@ impl GrantTarget {
     /// [`TargetError`] that names the text.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         let name = |source| TargetError::Name {
-            target: text.into(),
+            target: brief(text).into(),
             source,
         };
         if let Some(denied) = text.strip_prefix('!') {
@@ -88,7 +89,7 @@ impl GrantTarget {
 
 fn parse_resource(target: &str, text: &str) -> Result<ResourceGrant, TargetError> {
     let no_kind = || TargetError::Kind {
-        target: target.into(),
+        target: brief(target).into(),
     };
     let (kind, rest) = text.split_once(':').ok_or_else(no_kind)?;
     let kind = ResourceKind::parse(kind).ok_or_else(no_kind)?;
@@ -98,7 +99,7 @@ fn parse_resource(target: &str, text: &str) -> Result<ResourceGrant, TargetError
         .filter(|action| !action.is_empty())
         .collect();
     ResourceGrant::parse(kind, pattern, &actions).map_err(|source| TargetError::Resource {
-        target: target.into(),
+        target: brief(target).into(),
         source,
     })
 }

@@ -3,9 +3,9 @@
 mod text;
 
 use self::text::TextRules;
-use crate::{error::Violation, json::NESTING_MAX};
+use crate::{error::Violation, json::NESTING_MAX, near::brief};
 use arc_swap::ArcSwapOption;
-use jsonschema::{PatternOptions, Validator};
+use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{fmt, sync::Arc};
@@ -222,9 +222,22 @@ fn judge(validator: &Validator, value: &Value) -> Result<(), Vec<Violation>> {
     Err(violations
         .map(|error| Violation {
             pointer: error.instance_path().to_string(),
-            message: error.masked_with("the value").to_string(),
+            message: message(&error),
         })
         .collect())
+}
+
+/// What is wrong, without the value: it may be a secret, and so may a name
+/// that is none.
+fn message(error: &ValidationError<'_>) -> String {
+    use jsonschema::error::ValidationErrorKind::{AdditionalProperties, UnevaluatedProperties};
+    if let AdditionalProperties { unexpected } | UnevaluatedProperties { unexpected } = error.kind()
+        && let Some(odd) = unexpected.iter().find(|name| brief(name) != **name)
+    {
+        let odd = brief(odd);
+        return format!("Additional properties are not allowed ('{odd}' was unexpected)");
+    }
+    error.masked_with("the value").to_string()
 }
 
 impl fmt::Debug for Schema {
@@ -280,6 +293,23 @@ mod tests {
             .message
             .clone();
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_a_name_is_not_repeated_either() {
+        let schema =
+            Schema::from_value(json!({"properties":{"secret":{}},"additionalProperties":false}))
+                .unwrap();
+        let told = |name: &str| {
+            let input = Value::Object([(name.to_owned(), json!(1))].into_iter().collect());
+            schema.check(&input).unwrap_err()[0].message.clone()
+        };
+        assert!(told("secrte").contains("'secrte'"));
+        let text = told("ghp_0123456789abcdef0123456789abcdef");
+        assert!(
+            text.contains("'ghp_0123…'") && !text.contains("456"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -777,6 +777,7 @@ impl Node {
     pub async fn connect(&self, peer: &str, alpn: &[u8]) -> Result<Arc<dyn Connection>, CallError> {
         use alknet_call::links::DialError;
         let unknown = || {
+            let peer = alknet_core::brief(peer);
             let message = format!("no peer `{peer}`");
             CallError::new(ErrorCode::NotFound, message)
                 .with_details(serde_json::json!({ "peer": peer }))

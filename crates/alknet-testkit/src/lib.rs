@@ -1,5 +1,6 @@
 //! What the tests share: conformance suites, process harness, loopback relay.
 
+pub mod canary;
 pub mod laws;
 pub mod power;
 pub mod relay;

@@ -18,7 +18,7 @@ Prints the words once: they are kept nowhere, and with them, on any machine,
 directory by itself; this command is for doing so beforehand, or from words.")]
 pub(crate) struct InitArgs {
     /// Brings a node back; the words are read from standard input
-    #[arg(long, value_name = "-", value_parser = ["-"])]
+    #[arg(long, value_name = "-")]
     restore: Option<String>,
     /// How the node calls itself; the host's name if not given
     #[arg(long)]
@@ -39,8 +39,10 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<(), Failure> {
         let message = "there is no terminal to ask for the passphrase on";
         return Err(Failure::usage(message).hint("--passphrase-file FILE"));
     }
-    let words = match args.restore {
+    let words = match args.restore.as_deref() {
         None => None,
+        // Not repeated: it may be the words.
+        Some(other) if other != "-" => return Err(passphrase::words_in_command("--restore -")),
         Some(_) if app.out.can_ask() => Some(prompt::ask("the words: ".into()).await?),
         Some(_) => Some(read_stdin().await?),
     };

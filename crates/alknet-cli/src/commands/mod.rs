@@ -115,9 +115,10 @@ fn filter(verbose: u8, least: &str) -> EnvFilter {
         2 => {
             "info,alknet=debug,alknet_node=debug,alknet_call=debug,alknet_core=debug,alknet_exec=debug"
         }
-        _ => {
+        3 => {
             "debug,alknet=trace,alknet_node=trace,alknet_call=trace,alknet_core=trace,alknet_exec=trace"
         }
+        _ => "trace",
     })
 }
 

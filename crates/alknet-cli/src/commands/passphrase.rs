@@ -71,6 +71,12 @@ pub(crate) async fn read_stdin() -> Result<Secret, Failure> {
     read.map_err(|error| Failure::local(format!("failed to read standard input: {error}")))?
 }
 
+/// What is said to whoever wrote the words into a command.
+pub(crate) fn words_in_command(hint: &str) -> Failure {
+    let message = "the words are not taken from the command line, where other users see them";
+    Failure::usage(message).hint(format!("{hint} reads them from standard input"))
+}
+
 /// Modes with which a file is not its owner's alone. What systemd hands to a
 /// service (`LoadCredential=`) is readable by the service's user through an
 /// access control list, whose mask shows as the group's bits.

@@ -37,7 +37,7 @@ pub(crate) struct RestoreArgs {
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
     /// Opens the keys with the node's words, read from standard input
-    #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with = "passphrase_file")]
+    #[arg(long, value_name = "-", conflicts_with = "passphrase_file")]
     words: Option<String>,
     /// Opens the keys with the passphrase in this file
     #[arg(long, value_name = "FILE")]
@@ -135,6 +135,9 @@ fn length(file: &Path) -> u64 {
 async fn opener(app: &App, args: &RestoreArgs, is_stdin: bool) -> Result<Opener, Failure> {
     if let Some(file) = &args.passphrase_file {
         return Ok(Opener::Passphrase(passphrase::read_passphrase_file(file)?));
+    }
+    if args.words.as_deref().is_some_and(|words| words != "-") {
+        return Err(passphrase::words_in_command("--words -"));
     }
     if args.words.is_some() {
         let words = match app.out.can_ask() {

@@ -123,7 +123,7 @@ impl Dispatcher {
                 Ok(result)
             }
             Ok(Err(error)) => Err(mapped(call.id, &entry, error)),
-            Err(panic) => Err(self.panicked(call.id, entry.spec(), &*panic)),
+            Err(panic) => Err(self.panicked(call.id, &entry, &*panic)),
         }
     }
 }

@@ -62,10 +62,16 @@ impl Dispatcher {
     pub(super) fn panicked(
         &self,
         call: CallId,
-        spec: &OperationSpec,
+        entry: &Entry,
         panic: &(dyn Any + Send),
     ) -> CallError {
-        self.note_panic(call, spec.name.as_str(), panic);
+        let who = entry.spec().name.as_str();
+        // What it says may be made of a secret: the error of a parser, say,
+        // which repeats what it read.
+        match entry.handles_secrets() {
+            true => self.note_panic(call, who, &"its words are withheld: it handles secrets"),
+            false => self.note_panic(call, who, panic),
+        }
         CallError::internal_unlogged(call)
     }
 

@@ -107,7 +107,7 @@ impl Dispatcher {
         match opened {
             Ok(Ok(items)) => Ok((items, admitted)),
             Ok(Err(error)) => Err(mapped(call.id, &admitted.entry, error)),
-            Err(panic) => Err(self.panicked(call.id, spec, &*panic)),
+            Err(panic) => Err(self.panicked(call.id, &admitted.entry, &*panic)),
         }
     }
 }
@@ -181,7 +181,7 @@ impl Running {
                 Err(error) => self.end(Some(error)),
             },
             Err(panic) => {
-                let error = self.door.panicked(self.call_id, entry.spec(), &*panic);
+                let error = self.door.panicked(self.call_id, &entry, &*panic);
                 self.end(Some(error))
             }
         }

@@ -66,7 +66,7 @@ impl Dispatcher {
         };
         let outcome = match ended {
             Ok(Ok(outcome)) => self.checked(call.id, &entry, outcome),
-            Ok(Err(panic)) => Err(self.panicked(call.id, entry.spec(), &*panic)),
+            Ok(Err(panic)) => Err(self.panicked(call.id, &entry, &*panic)),
             Err(_) => Err(timeout(entry.spec())),
         };
         if let Some(key) = key {

@@ -176,6 +176,11 @@ impl Entry {
         self.secret_input
     }
 
+    /// Whether secrets go through its handler, as far as it says so.
+    pub(crate) fn handles_secrets(&self) -> bool {
+        self.secret_input || self.spec.secret_output || !self.credentials.is_empty()
+    }
+
     pub(crate) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }

@@ -6,7 +6,7 @@ use crate::{
     ticket::{ADDRESSES_MAX, RELAYS_MAX, Ticket, invite_id, secret_hash},
 };
 use alknet_core::{
-    CallError, Context, ErrorCode, IdentityProvider, Operation, PeerId, Registration,
+    CallError, Context, ErrorCode, IdentityProvider, Operation, PeerId, Registration, brief,
     storage::{IdentityChange, InviteRecord, Timestamp},
 };
 use schemars::JsonSchema;
@@ -285,8 +285,8 @@ fn list(shared: &Shared) -> InviteList {
 fn state(shared: &Shared, id: &str) -> Result<InviteState, CallError> {
     let snapshot = shared.identities.snapshot();
     let invite = snapshot.invites.iter().find(|invite| invite.id == id);
-    let invite =
-        invite.ok_or_else(|| CallError::new(ErrorCode::NotFound, format!("no invite `{id}`")))?;
+    let unknown = || format!("no invite `{}`", brief(id));
+    let invite = invite.ok_or_else(|| CallError::new(ErrorCode::NotFound, unknown()))?;
     Ok(InviteState {
         id: id.into(),
         state: state_of(invite, shared.identities.now()).into(),

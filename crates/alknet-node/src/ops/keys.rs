@@ -7,7 +7,7 @@ use super::{
 use crate::node::{OWNER, Shared};
 use alknet_core::{
     ApiKey, ApiKeyProof, CallError, Context, ErrorCode, Grants, KeyId, Operation, PeerId,
-    Registration, nearest,
+    Registration, brief, nearest,
     storage::{ApiKeyRecord, IdentityChange, IdentitySnapshot, PeerRecord, Timestamp},
 };
 use schemars::JsonSchema;
@@ -237,6 +237,7 @@ fn asked_grants(shared: &Shared, input: &CreateInput) -> Result<Option<Grants>, 
     let is_role = |text: &String| !text.contains([':', '/', '=', '*']);
     if let Some(role) = &input.role {
         if !is_role(role) {
+            let role = brief(role);
             let message = format!("`{role}` is no role; scopes and other grants have their fields");
             return Err(CallError::invalid_field("/role", message));
         }
@@ -396,9 +397,11 @@ fn find<'a>(
         [] => {
             let names = keys().map(|key| key.name.as_str());
             let near = nearest(&input.key, names);
-            let message = format!("no API key `{}`", input.key);
+            // Whoever gave the key itself does not find it in an error.
+            let wanted = brief(&input.key);
+            let message = format!("no API key `{wanted}`");
             Err(CallError::new(ErrorCode::NotFound, message)
-                .with_details(json!({ "key": input.key, "suggestions": near })))
+                .with_details(json!({ "key": wanted, "suggestions": near })))
         }
         several => {
             let ids: Vec<String> = several

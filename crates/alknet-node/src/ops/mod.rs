@@ -17,7 +17,7 @@ mod vault;
 
 use crate::node::Shared;
 use alknet_core::{
-    AuditRow, CallError, Context, ErrorCode, GrantTarget, Grants, PeerId, Registration, nearest,
+    AuditRow, CallError, Context, ErrorCode, GrantTarget, Grants, PeerId, Registration, brief, nearest,
     storage::{IdentityIndex, StoreError, Timestamp},
 };
 use futures::{Stream, StreamExt};
@@ -69,6 +69,7 @@ fn change_row(cx: &Context, identities: &IdentityIndex, about: &str) -> AuditRow
 fn no_peer(identities: &IdentityIndex, wanted: &str) -> CallError {
     let snapshot = identities.snapshot();
     let near = nearest(wanted, snapshot.peers.iter().map(|peer| peer.id.as_str()));
+    let wanted = brief(wanted);
     CallError::new(ErrorCode::NotFound, format!("no peer `{wanted}`"))
         .with_details(json!({ "peer": wanted, "suggestions": near }))
 }
@@ -237,7 +238,7 @@ fn store_error(cx: &Context, identities: &IdentityIndex, error: StoreError) -> C
             CallError::new(ErrorCode::Conflict, taken.to_string())
         }
         StoreError::NoInvite(id) => {
-            CallError::new(ErrorCode::NotFound, format!("no invite `{id}`"))
+            CallError::new(ErrorCode::NotFound, format!("no invite `{}`", brief(&id)))
         }
         other => CallError::storage(cx.call_id(), &other),
     }

@@ -14,7 +14,7 @@ use crate::{
     unasked::Asked,
 };
 use alknet_core::{
-    CallError, Context, ErrorCode, Grants, GroupName, PeerId,
+    CallError, Context, ErrorCode, Grants, GroupName, PeerId, brief,
     storage::{IdentityChange, NodeKey, PeerAddresses, PeerRecord, hex32},
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -60,7 +60,7 @@ fn parse_addresses(addresses: &[String], relays: &[String]) -> Result<PeerAddres
         let address: SocketAddr = text.parse().map_err(|_| {
             CallError::invalid_field(
                 format!("/addresses/{at}"),
-                format!("`{text}` is not ADDR:PORT"),
+                format!("`{}` is not ADDR:PORT", brief(text)),
             )
         })?;
         parsed.direct.push(address);
