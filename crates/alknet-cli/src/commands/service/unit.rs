@@ -167,9 +167,7 @@ mod tests {
     fn a_users_unit_starts_the_node_of_its_data_directory() {
         let text = unit(Scope::User).render();
         assert!(text.starts_with(MARK));
-        assert!(text.contains(
-            "\nExecStart=/usr/local/bin/alknet up --data-dir /srv/ada/alknet\n"
-        ));
+        assert!(text.contains("\nExecStart=/usr/local/bin/alknet up --data-dir /srv/ada/alknet\n"));
         // What a user's manager cannot do would fail the start.
         assert!(!text.contains("ProtectSystem") && !text.contains("User="));
         assert!(text.contains("WantedBy=default.target"));
