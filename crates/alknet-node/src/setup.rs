@@ -44,6 +44,10 @@ pub enum InitError {
     /// There are keys already.
     #[error("`{0}` holds a node already")]
     Exists(String),
+    /// A restore was interrupted: with new keys it would be another node than
+    /// the one that was to be restored.
+    #[error("`{0}` holds a restore that was interrupted")]
+    HalfRestored(String),
     /// The words are no mnemonic.
     #[error("these words cannot bring a node back")]
     Words(#[source] ParseMnemonicError),
@@ -72,6 +76,7 @@ impl InitError {
             InitError::Exists(_) => {
                 Some("choose another --data-dir, or start it: alknet up".into())
             }
+            InitError::HalfRestored(dir) => Some(format!("rm -r '{dir}', and restore again")),
             InitError::DataDir(error) => error.hint(),
             _ => None,
         }
@@ -92,6 +97,9 @@ pub fn is_initialised(dir: &Path) -> bool {
 pub fn init(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitError> {
     if is_initialised(dir) {
         return Err(InitError::Exists(dir.display().to_string()));
+    }
+    if crate::backup::is_interrupted(dir) {
+        return Err(InitError::HalfRestored(dir.display().to_string()));
     }
     let restored = options
         .words

@@ -21,6 +21,11 @@ use std::{
 
 /// Where everything is made before it is moved into its place.
 const STAGE: &str = ".restoring";
+/// Whether a restore into this directory was cut short.
+pub(crate) fn is_interrupted(dir: &Path) -> bool {
+    dir.join(STAGE).exists()
+}
+
 /// In this order: without its keys, a database is refused at a start, and the
 /// vault makes it a node.
 const PLACED: [&str; 6] = [

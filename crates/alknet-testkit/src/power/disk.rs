@@ -25,7 +25,8 @@ pub enum Unsynced {
     Kept,
 }
 
-/// The files of one directory, as they are and as power loss may leave them.
+/// The files of one directory and those below it, as they are and as power loss
+/// may leave them.
 #[derive(Clone, Debug)]
 pub struct Disk {
     files: Vec<File>,
@@ -68,11 +69,17 @@ struct Renaming {
     names: Vec<(PathBuf, Option<usize>)>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Sync {
-    /// `None` for the directory.
-    file: Option<usize>,
+    what: Synced,
     begun: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Synced {
+    File(usize),
+    /// By its path; the empty one is the directory that is looked at.
+    Directory(PathBuf),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -159,12 +166,13 @@ impl Disk {
                 self.edit(file, Edit::Truncate { len: *len });
             }
             What::SyncBegins { call, path } => {
-                let file = match path.as_os_str().is_empty() {
-                    true => None,
-                    false => Some(self.file(path)),
+                // A file has been seen before it is synced.
+                let what = match self.names.get(path) {
+                    Some(&file) => Synced::File(file),
+                    None => Synced::Directory(path.clone()),
                 };
                 let begun = self.clock;
-                self.syncs.insert(*call, Sync { file, begun });
+                self.syncs.insert(*call, Sync { what, begun });
             }
             What::SyncEnds { call, done } => {
                 if let (Some(sync), Some(done)) = (self.syncs.remove(call), done) {
@@ -226,17 +234,12 @@ impl Disk {
     }
 
     fn synced(&mut self, sync: Sync, done: bool) {
-        let Some(file) = sync.file else {
+        let file = match sync.what {
+            Synced::File(file) => file,
             // What a directory that could not be synced holds is anybody's
             // guess; nothing is the worst.
-            if done {
-                let (old, new) = split(std::mem::take(&mut self.renamings), |r| r.at < sync.begun);
-                self.renamings = new;
-                for renaming in old {
-                    set(&mut self.durable_names, &renaming.names);
-                }
-            }
-            return;
+            Synced::Directory(dir) if done => return self.directory_synced(&dir, sync.begun),
+            Synced::Directory(_) => return,
         };
         let file = &mut self.files[file];
         let (old, new) = split(std::mem::take(&mut file.changes), |c| c.at < sync.begun);
@@ -247,6 +250,21 @@ impl Disk {
                 .what
                 .apply(&mut file.durable, &mut || done || random.coin());
         }
+    }
+
+    /// Names in this directory, and no others, are as they were when the sync
+    /// began.
+    fn directory_synced(&mut self, dir: &Path, begun: u64) {
+        for renaming in &mut self.renamings {
+            if renaming.at >= begun {
+                continue;
+            }
+            let is_here = |(path, _): &(PathBuf, Option<usize>)| path.parent() == Some(dir);
+            let (here, elsewhere) = split(std::mem::take(&mut renaming.names), is_here);
+            set(&mut self.durable_names, &here);
+            renaming.names = elsewhere;
+        }
+        self.renamings.retain(|renaming| !renaming.names.is_empty());
     }
 
     /// Writes what the disk holds after power was lost now into an existing
@@ -283,6 +301,9 @@ impl Disk {
                 });
             }
             let path = dir.join(path);
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
             let mut made = fs::File::options();
             made.write(true).create(true).truncate(true).mode(0o600);
             made.open(path)?.write_all(&contents)?;

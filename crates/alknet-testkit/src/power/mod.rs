@@ -25,7 +25,8 @@
 //!
 //! Shared memory of SQLite (`-shm`) is written through a mapping, which no
 //! trace shows; it is made anew at every start, so none is laid out.
-//! Subdirectories count as durable, as does everything that was there at first.
+//! Subdirectories themselves count as durable where something lies in them, as
+//! does everything that was there at first.
 
 mod disk;
 mod read;

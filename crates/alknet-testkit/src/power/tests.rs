@@ -49,8 +49,13 @@ fn disk(trace: &Trace) -> Disk {
 fn after(disk: &Disk, unsynced: Unsynced) -> BTreeMap<String, String> {
     let dir = tempfile::tempdir().unwrap();
     disk.lay_out(unsynced, dir.path()).unwrap();
-    let entries = fs::read_dir(dir.path()).unwrap().map(Result::unwrap);
+    files(dir.path())
+}
+
+fn files(dir: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
     entries
+        .filter(|entry| entry.file_type().unwrap().is_file())
         .map(|entry| {
             let name = entry.file_name().into_string().unwrap();
             (name, fs::read_to_string(entry.path()).unwrap())
@@ -244,4 +249,34 @@ fn a_call_that_the_model_does_not_know_is_refused() {
         read("1 what is this"),
         Err(ReadError::Line { line: 1, .. })
     ));
+}
+
+#[test]
+fn a_sync_of_one_directory_says_nothing_of_another() {
+    let script = r#"1 openat(AT_FDCWD<@.@>, "/data/stage/a", O_WRONLY|O_CREAT, 0600) = 3<@stage/a@> <0.000001>
+        1 write(3<@stage/a@>, "hello", 5) = 5 <0.000001>
+        1 fsync(3<@stage/a@>) = 0 <0.000001>
+        1 fsync(4<@.@>) = 0 <0.000001>"#;
+    check(script, Unsynced::Lost, &[]);
+    let disk = |script: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = disk(&trace(script));
+        disk.lay_out(Unsynced::Lost, dir.path()).unwrap();
+        let stage = dir.path().join("stage");
+        let staged = if stage.exists() {
+            files(&stage).len()
+        } else {
+            0
+        };
+        (files(dir.path()).len(), staged)
+    };
+    let script = format!("{script}\n1 fsync(5<@stage@>) = 0 <0.000001>");
+    assert_eq!(disk(&script), (0, 1));
+    let script = format!("{script}\n1 rename(\"/data/stage/a\", \"/data/a\") = 0 <0.000001>");
+    assert_eq!(disk(&script), (0, 1));
+    // Until the other one is synced, too, it has both names.
+    let script = format!("{script}\n1 fsync(4<@.@>) = 0 <0.000001>");
+    assert_eq!(disk(&script), (1, 1));
+    let script = format!("{script}\n1 fsync(5<@stage@>) = 0 <0.000001>");
+    assert_eq!(disk(&script), (1, 0));
 }

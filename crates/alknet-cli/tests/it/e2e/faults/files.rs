@@ -1,5 +1,5 @@
 //! Power that is lost while keys are wrapped anew or replaced, and while a
-//! backup is written: what is found is as before or as after, and as after once
+//! backup is written or restored: what is found is as before or as after, and as after once
 //! the command has ended.
 
 use super::{
@@ -9,8 +9,8 @@ use super::{
     writers::{Owner, node_key},
 };
 use crate::{
-    e2e::harness::Node,
-    program::{Place, program},
+    e2e::harness::{Node, eventually},
+    program::{Place, alknet, program},
 };
 use alknet_testkit::power::{self, Disk, Trace, Unsynced};
 use serde_json::{Value, json};
@@ -86,38 +86,49 @@ fn moments_of(node: &Node, words: &[&str], root: &Path) -> Moments {
     }
 }
 
+/// The files of a directory and those below it.
+fn files_in(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.append(&mut files_in(&path)),
+            false => files.push(path),
+        }
+    }
+    files.sort();
+    files
+}
+
 /// The same for the same files.
 fn fingerprint(dir: &Path) -> blake3::Hash {
-    let mut files: Vec<PathBuf> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.sort();
     let mut hash = blake3::Hasher::new();
-    for file in files {
-        hash.update(
-            file.to_string_lossy()
-                .as_bytes()
-                .rsplit(|b| *b == b'/')
-                .next()
-                .unwrap(),
-        );
+    for file in files_in(dir) {
+        let name = file.strip_prefix(dir).unwrap().to_string_lossy();
+        hash.update(blake3::hash(name.as_bytes()).as_bytes());
         hash.update(blake3::hash(&fs::read(&file).unwrap()).as_bytes());
     }
     hash.finalize()
+}
+
+/// A place whose data directory holds what is left.
+fn place_of(state: &Path) -> Place {
+    let place = Place::new();
+    for file in files_in(state) {
+        let to = place.data().join(file.strip_prefix(state).unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(file, to).unwrap();
+    }
+    fs::create_dir_all(place.data()).unwrap();
+    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o700)).unwrap();
+    place
 }
 
 /// Starts a node on what is left, with the passphrase if it asks for one; its
 /// id, and whether it was asked for. Everything in it must be as it was.
 #[track_caller]
 fn revived(state: &Path, passphrase: &Path) -> (String, bool) {
-    let place = Place::new();
-    fs::create_dir(place.data()).unwrap();
-    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o700)).unwrap();
-    for entry in fs::read_dir(state).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), place.data().join(entry.file_name())).unwrap();
-    }
+    let place = place_of(state);
     let status = place.run(&["vault", "status", "--json"]).exits(0).json();
     let asked = status["protection"] == "passphrase";
     let file = passphrase.to_str().unwrap();
@@ -213,4 +224,66 @@ fn slow_a_backup_is_whole_or_not_there_after_a_loss_of_power() {
         }
     }
     assert!(fs::read(moments.end.path().join("home.backup")).unwrap() == whole);
+}
+
+/// Whether a node starts on what is left.
+fn starts(state: &Path) -> bool {
+    let place = place_of(state);
+    let mut command = alknet(place.path());
+    command.args(["up", "--json", "--relay", "none", "--bind", "127.0.0.1:0"]);
+    let mut starting = command.spawn().unwrap();
+    let ready = place.data().join("runtime.json");
+    let started = eventually("it is ready or has ended", || {
+        match starting.try_wait().unwrap() {
+            Some(status) => Some(status.success()),
+            None => ready.exists().then_some(true),
+        }
+    });
+    // It may have ended.
+    let _ = starting.kill();
+    let _ = starting.wait();
+    started
+}
+
+/// Before its last step it is no node at all, and not another one either.
+#[test]
+fn slow_a_restore_is_whole_or_no_node_after_a_loss_of_power() {
+    if !can_trace("slow_a_restore_is_whole_or_no_node") {
+        return;
+    }
+    let node = stopped();
+    let (file, secret) = (node.path("home.backup"), passphrase(&node));
+    let (file, secret_file) = (file.to_str().unwrap(), secret.to_str().unwrap());
+    let backup = ["backup", file, "--passphrase-file", secret_file];
+    node.cli(&backup).exits(0);
+    let restored = node.path("restored");
+    fs::create_dir(&restored).unwrap();
+    fs::set_permissions(&restored, fs::Permissions::from_mode(0o700)).unwrap();
+    let to = restored.to_str().unwrap();
+    let words = [
+        "restore",
+        file,
+        "--passphrase-file",
+        secret_file,
+        "--data-dir",
+        to,
+    ];
+    let moments = moments_of(&node, &words, &restored);
+    let mut refused = 0;
+    for state in some(&moments.states) {
+        let left = files_in(state.path());
+        // As if nobody had begun.
+        if left.iter().all(|file| file.ends_with("lock")) {
+            continue;
+        }
+        match starts(state.path()) {
+            true => {
+                assert!(state.path().join("vault.json").exists(), "{left:?}");
+                assert_eq!(revived(state.path(), &secret).0, node.id());
+            }
+            false => refused += 1,
+        }
+    }
+    assert!(refused > 0, "it was never found half done");
+    assert_eq!(revived(moments.end.path(), &secret).0, node.id());
 }
