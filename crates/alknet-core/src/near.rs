@@ -73,6 +73,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_what_is_too_long_for_a_name_little_is_repeated() {
+        let longest = "n".repeat(32);
+        for name in ["laptop", "", "my laptop", "ä", &longest] {
+            assert_eq!(brief(name), name);
+        }
+        assert_eq!(brief(&format!("{longest}n")), "nnnnnnnn…");
+        assert_eq!(brief(&"é".repeat(17)), "éééééééé…");
+        assert_eq!(brief("lap\u{1b}top"), "laptop…");
+    }
+
+    #[test]
     fn a_swap_is_one_edit() {
         assert_eq!(edit_distance("fs/raed", "fs/read"), 1);
         assert_eq!(edit_distance("", "abc"), 3);
