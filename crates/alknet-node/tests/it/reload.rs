@@ -142,18 +142,29 @@ async fn a_role_that_is_held_cannot_go() {
     )
     .await;
     write(&home, "");
+    let narrow = json!({ "peer": "phone", "name": "narrow", "grants": ["support"] });
+    let narrow = home.told("keys/create", narrow).await;
+    let narrow = narrow["id"].as_str().unwrap();
     let error = home.reload().await.unwrap_err();
     let ReloadError::RoleInUse { role, holders } = &error else {
         panic!("{error:?}");
     };
-    assert_eq!((role.as_str(), holders.len()), ("support", 2));
-    assert_eq!(error.to_string(), "role `support` is held by phone, tablet");
+    assert_eq!((role.as_str(), holders.len()), ("support", 3));
+    let held = format!("role `support` is held by phone, tablet, key {narrow} of phone");
+    assert_eq!(error.to_string(), held);
     assert!(error.full_text().contains("alknet revoke phone support"));
     tablet.call_json("node/info", &json!({})).await.unwrap();
     for peer in ["tablet", "phone"] {
         let input = json!({ "peer": peer, "targets": ["support"] });
         home.told("peers/revoke", input).await;
     }
+    // A key that says less than it did would be told so by nobody.
+    let error = home.reload().await.unwrap_err().full_text();
+    assert!(
+        error.contains(&format!("(alknet keys revoke {narrow})")),
+        "{error}"
+    );
+    home.told("keys/revoke", json!({ "key": narrow })).await;
     assert_eq!(home.reload().await.unwrap().applied, ["role"]);
 }
 
