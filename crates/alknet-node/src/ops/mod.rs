@@ -17,7 +17,8 @@ mod vault;
 
 use crate::node::Shared;
 use alknet_core::{
-    AuditRow, CallError, Context, ErrorCode, GrantTarget, Grants, PeerId, Registration, brief, nearest,
+    AuditRow, CallError, Context, ErrorCode, GrantTarget, Grants, PeerId, Registration, brief,
+    nearest,
     storage::{IdentityIndex, StoreError, Timestamp},
 };
 use futures::{Stream, StreamExt};
