@@ -26,7 +26,6 @@ pub(crate) const GROUP_JOBS_MAX: usize = 256;
 /// How long a group waits for those who took part in the one before: they
 /// have only just been answered, and are likely to ask again.
 const GATHER_WAIT: Duration = Duration::from_micros(300);
-const GATHER_STEP: Duration = Duration::from_micros(50);
 /// Between two lines of the log about writes that fail.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
@@ -138,7 +137,8 @@ fn gather(
         if group.len() >= last || began.elapsed() >= GATHER_WAIT {
             return;
         }
-        thread::sleep(GATHER_STEP);
+        // They are about to ask: to sleep would take longer than they do.
+        thread::yield_now();
     }
 }
 
@@ -153,11 +153,13 @@ fn commit(
     while !waiting.is_empty() {
         let mut ran = Vec::with_capacity(waiting.len());
         let committed = transact(connection, &mut waiting, &mut ran);
-        let committed = committed.map(|newest| tell(newest, told));
         counters.jobs.fetch_add(ran.len() as u64, Ordering::Relaxed);
-        counters
-            .commits
-            .fetch_add(u64::from(committed.is_ok()), Ordering::Relaxed);
+        let committed = committed.map(|newest| {
+            if let Some(newest) = newest {
+                counters.commits.fetch_add(1, Ordering::Relaxed);
+                tell(newest, told);
+            }
+        });
         trouble.note(&committed);
         for job in ran {
             job.reply(committed.clone());
@@ -172,15 +174,16 @@ fn tell(newest: Newest<u64>, told: &Newest<watch::Sender<u64>>) {
     }
 }
 
-/// Moves jobs from `waiting` to `ran`, and answers with the newest numbers. An
-/// error is one of all that ran.
+/// Moves jobs from `waiting` to `ran`, and answers with the newest numbers if
+/// anything was committed. An error is one of all that ran.
 fn transact(
     connection: &mut Connection,
     waiting: &mut VecDeque<Box<dyn Job>>,
     ran: &mut Vec<Box<dyn Job>>,
-) -> Result<Newest<u64>, JobError> {
+) -> Result<Option<Newest<u64>>, JobError> {
+    let failed = |error| JobError::Commit(Arc::new(error));
     let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-    let mut transaction = match begun {
+    let transaction = match begun {
         Ok(transaction) => transaction,
         Err(error) => {
             // Not one job can run now: all are told, rather than each trying.
@@ -188,8 +191,13 @@ fn transact(
             return Err(JobError::Begin(Arc::new(error)));
         }
     };
+    // One that shares with nobody is undone with the transaction.
+    let is_alone = waiting.len() == 1;
     while let Some(mut job) = waiting.pop_front() {
-        let (done, kept) = in_savepoint(&mut transaction, &mut *job);
+        let (done, kept) = match is_alone {
+            true => (job.run(&transaction), Ok(())),
+            false => in_savepoint(&transaction, &mut *job),
+        };
         if transaction.is_autocommit() {
             // SQLite rolls back a whole transaction on a full disk and the
             // like. This job knows the cause, unless it took no notice; the
@@ -201,9 +209,11 @@ fn transact(
             return Err(JobError::RolledBack);
         }
         ran.push(job);
-        kept.map_err(|error| JobError::Commit(Arc::new(error)))?;
+        kept.map_err(failed)?;
+        if is_alone && !done {
+            return transaction.rollback().map(|()| None).map_err(failed);
+        }
     }
-    let failed = |error| JobError::Commit(Arc::new(error));
     // Asked before the commit: nothing can fail after it, and followers would
     // wait for the next one.
     let newest = Newest {
@@ -212,23 +222,22 @@ fn transact(
     };
     // A failed commit leaves the transaction open; dropping it rolls back.
     transaction.commit().map_err(failed)?;
-    Ok(newest)
+    Ok(Some(newest))
 }
 
 /// Whether the job says that it worked, and how its savepoint ended.
-fn in_savepoint(
-    transaction: &mut Transaction<'_>,
-    job: &mut dyn Job,
-) -> (bool, rusqlite::Result<()>) {
-    let mut savepoint = match transaction.savepoint() {
-        Ok(savepoint) => savepoint,
-        Err(error) => return (false, Err(error)),
-    };
-    if job.run(&savepoint) {
-        return (true, savepoint.commit());
+fn in_savepoint(transaction: &Transaction<'_>, job: &mut dyn Job) -> (bool, rusqlite::Result<()>) {
+    // rusqlite's own savepoints are prepared anew each time.
+    let step = |sql| transaction.prepare_cached(sql)?.execute([]).map(drop);
+    if let Err(error) = step("SAVEPOINT job") {
+        return (false, Err(error));
     }
-    let undone = savepoint.rollback();
-    (false, undone.and_then(|()| savepoint.finish()))
+    let done = job.run(transaction);
+    let undone = match done {
+        true => Ok(()),
+        false => step("ROLLBACK TO job"),
+    };
+    (done, undone.and_then(|()| step("RELEASE job")))
 }
 
 /// Tells the operator that writes fail, and that they no longer do, each once a
