@@ -4,6 +4,7 @@ use crate::{
     admission::{
         Admission, AdmissionLimits, Bans, Conduct, Due, Measure, Neutral, QuicHandler, Watcher,
     },
+    backup,
     config::{Config, ConfigError, ConfigSource, RelaySetting},
     connectivity,
     data_dir::{DataDir, DataDirError},
@@ -18,7 +19,9 @@ use crate::{
     records::{self, RecordedImports},
     relay::{Health, RelayParts, RelayServer, RelayServerConfig, RelayStartError, Relays},
     secrets::{Credentials, ReplaceError, settle},
-    setup::{InitError, InitOptions, NodeKeys, OpenKeysError, init, is_initialised, open_keys},
+    setup::{
+        InitError, InitOptions, NodeKeys, OpenKeysError, init_locked, is_initialised, open_keys,
+    },
     unasked::Asked,
 };
 use alknet_call::{SessionConfig, conduct::Watched, links::Links, quic::QuicConnection};
@@ -649,8 +652,9 @@ async fn open_files(
                 passphrase: passphrase.as_ref(),
                 ..InitOptions::default()
             };
-            init(data.path(), &options)?;
+            init_locked(data.path(), &options)?;
         }
+        backup::sweep(data.path());
         let keys = open_keys(&data, passphrase.as_ref())?;
         let store = Store::open(&data.database())?;
         Ok::<_, StartError>((keys, store))

@@ -1,10 +1,12 @@
 //! The first steps: words, keys, a data directory.
 
 use crate::{
+    backup::is_interrupted,
     data_dir::{DataDir, DataDirError},
     secrets::Seals,
 };
 use alknet_core::{Secret, storage::hex32};
+use alknet_store::{InstanceLock, LockError};
 use alknet_vault::{
     CreateVaultError, KeyError, Mnemonic, NoRandomness, OpenVaultError, ParseMnemonicError,
     UnlockVaultError, Vault, Wrap,
@@ -66,6 +68,9 @@ pub enum InitError {
     /// The directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// Somebody else makes it a node at this moment.
+    #[error(transparent)]
+    Lock(#[from] LockError),
 }
 
 impl InitError {
@@ -95,38 +100,69 @@ pub fn is_initialised(dir: &Path) -> bool {
 ///
 /// [`InitError`]; a directory that holds a node is never changed.
 pub fn init(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitError> {
+    // Before anything is made in it.
+    check_free(dir)?;
+    let chosen = Chosen::by(options)?;
+    DataDir::new(dir).create()?;
+    // Without it, a restore into the same directory would take this node's
+    // files for its own.
+    let _lock = InstanceLock::acquire(dir)?;
+    check_free(dir)?;
+    chosen.make(dir)
+}
+
+/// The same, for whoever holds the lock of the directory, which exists.
+pub(crate) fn init_locked(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitError> {
+    check_free(dir)?;
+    Chosen::by(options)?.make(dir)
+}
+
+fn check_free(dir: &Path) -> Result<(), InitError> {
     if is_initialised(dir) {
         return Err(InitError::Exists(dir.display().to_string()));
     }
-    if crate::backup::is_interrupted(dir) {
+    if is_interrupted(dir) {
         return Err(InitError::HalfRestored(dir.display().to_string()));
     }
-    let restored = options
-        .words
-        .map(Mnemonic::parse)
-        .transpose()
-        .map_err(InitError::Words)?;
-    let is_new = restored.is_none();
-    let mnemonic = match restored {
-        Some(mnemonic) => mnemonic,
-        None => Mnemonic::generate()?,
-    };
-    let wrap = match options.passphrase.map(Secret::expose_text) {
-        None => Wrap::KeyFile,
-        Some(Some(text)) => Wrap::Passphrase(text),
-        Some(None) => return Err(InitError::PassphraseNoText),
-    };
-    let data = DataDir::new(dir);
-    data.create()?;
-    let vault = Vault::create(dir, &mnemonic, "", wrap).map_err(InitError::Vault)?;
-    let owner = vault.owner_key().map_err(InitError::Key)?;
-    data.write_owner_key(owner.expose())?;
-    let node = vault.node_key().map_err(InitError::Key)?;
-    let words = is_new.then(|| mnemonic.expose().to_owned());
-    Ok(InitReport {
-        node_id: hex32::encode(&node.public_key()),
-        words,
-    })
+    Ok(())
+}
+
+/// What the keys of a node are made of.
+struct Chosen<'a> {
+    words: Mnemonic,
+    is_new: bool,
+    wrap: Wrap<'a>,
+}
+
+impl<'a> Chosen<'a> {
+    fn by(options: &InitOptions<'a>) -> Result<Self, InitError> {
+        let words = match options.words {
+            Some(words) => Mnemonic::parse(words).map_err(InitError::Words)?,
+            None => Mnemonic::generate()?,
+        };
+        let wrap = match options.passphrase.map(Secret::expose_text) {
+            None => Wrap::KeyFile,
+            Some(Some(text)) => Wrap::Passphrase(text),
+            Some(None) => return Err(InitError::PassphraseNoText),
+        };
+        Ok(Self {
+            words,
+            is_new: options.words.is_none(),
+            wrap,
+        })
+    }
+
+    fn make(self, dir: &Path) -> Result<InitReport, InitError> {
+        let vault = Vault::create(dir, &self.words, "", self.wrap).map_err(InitError::Vault)?;
+        let owner = vault.owner_key().map_err(InitError::Key)?;
+        DataDir::new(dir).write_owner_key(owner.expose())?;
+        let node = vault.node_key().map_err(InitError::Key)?;
+        let words = self.is_new.then(|| self.words.expose().to_owned());
+        Ok(InitReport {
+            node_id: hex32::encode(&node.public_key()),
+            words,
+        })
+    }
 }
 
 /// The keys a running node needs.

@@ -164,14 +164,16 @@ impl Store {
 fn settle(connection: &mut Connection, row: &AuditRow) -> rusqlite::Result<Settled> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute("DELETE FROM meta WHERE key = 'running'", [])?;
+    // Those that have ended as well: the clock of this machine may be ahead, and
+    // be set back.
     let sql = "UPDATE invites SET revoked = 1
-        WHERE used_by IS NULL AND revoked = 0 AND expires_at > ?1 RETURNING id";
+        WHERE used_by IS NULL AND revoked = 0 RETURNING id, expires_at > ?1";
     let revoked = transaction
         .prepare(sql)?
-        .query_map([row.at.0], |row| row.get(0))?
-        .collect::<rusqlite::Result<Vec<String>>>()?;
+        .query_map([row.at.0], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<Vec<(String, bool)>>>()?;
     events::new_epoch(&transaction)?;
-    for invite in &revoked {
+    for (invite, _) in &revoked {
         events::insert(
             &transaction,
             &NewEvent::of(EventKind::INVITE_REVOKED, invite, row),
@@ -183,7 +185,7 @@ fn settle(connection: &mut Connection, row: &AuditRow) -> rusqlite::Result<Settl
     transaction.commit()?;
     Ok(Settled {
         peers: peers.cast_unsigned(),
-        invites_revoked: revoked.len() as u64,
+        invites_revoked: revoked.iter().filter(|(_, is_open)| *is_open).count() as u64,
     })
 }
 

@@ -1,9 +1,9 @@
 //! One node per data directory.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -75,6 +75,14 @@ impl InstanceLock {
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
+        // Whoever held it may have removed the file since it was opened, as a
+        // restore that failed does: then others lock another file.
+        if !is_at(&file, &dir.join(FILE)).map_err(failed)? {
+            return Err(LockError::Held {
+                dir: dir.into(),
+                pid: None,
+            });
+        }
         write_pid(&mut file).map_err(failed)?;
         Ok(Self { file })
     }
@@ -84,6 +92,16 @@ impl Drop for InstanceLock {
     fn drop(&mut self) {
         // Only so that nobody reads an old id; closing the file unlocks it.
         let _ = self.file.set_len(0);
+    }
+}
+
+/// Whether `path` still names this file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (held.dev(), held.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

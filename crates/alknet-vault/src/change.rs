@@ -33,6 +33,8 @@ impl Vault {
     /// [`ChangeVaultError::Locked`] if the vault is locked, so that whoever
     /// changes a passphrase has shown the one before;
     /// [`ChangeVaultError::HasKeyFile`] if a key file wraps it and shall again;
+    /// [`ChangeVaultError::Successor`] if a successor waits, which is wrapped as
+    /// this one is and would open no more;
     /// otherwise as [`ChangeVaultError`] says.
     pub fn rewrap(&mut self, wrap: Wrap<'_>) -> Result<(), ChangeVaultError> {
         self.rewrap_in_steps(wrap, &mut |_| Ok(()))
@@ -47,6 +49,10 @@ impl Vault {
         step: Step<'_>,
     ) -> Result<(), ChangeVaultError> {
         let _alone = self.lock_files()?;
+        let waits = self.directory.join(NEXT_FILE).try_exists();
+        if waits.map_err(|err| ChangeVaultError::io(&self.directory.join(NEXT_FILE), err))? {
+            return Err(ChangeVaultError::Successor);
+        }
         let seed = self.seed.as_ref().ok_or(ChangeVaultError::Locked)?;
         let (protection, key, key_line) = match wrap {
             Wrap::KeyFile if matches!(self.envelope.protection, Protection::KeyFile) => {
@@ -227,6 +233,9 @@ pub enum ChangeVaultError {
     /// Somebody else changes it at this moment.
     #[error("the vault is being changed by another process")]
     Busy,
+    /// A successor waits to take its place.
+    #[error("the vault is being replaced by another one")]
+    Successor,
     /// Somebody else changed it since it was opened.
     #[error("the vault was changed by another process")]
     Changed,

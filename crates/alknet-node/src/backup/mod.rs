@@ -16,7 +16,7 @@ mod file;
 mod restore;
 mod take;
 
-pub(crate) use self::restore::is_interrupted;
+pub(crate) use self::restore::{is_interrupted, sweep};
 pub use self::{
     file::{Backup, BackupError, BackupFile, BackupHeader, FORMAT, Needs, fuzz_backup, rewrite},
     restore::{RestoreError, RestoreReport, RestoreSecret, restore},

@@ -1,7 +1,10 @@
 //! Makes a data directory of a backup.
 
 use super::file::{Backup, BackupError, BackupHeader, DATABASE, Needs, is_no_room};
-use crate::data_dir::{DataDir, DataDirError};
+use crate::{
+    data_dir::{DataDir, DataDirError},
+    setup::is_initialised,
+};
 use alknet_core::{
     AuditRow,
     storage::{Timestamp, hex32},
@@ -21,9 +24,23 @@ use std::{
 
 /// Where everything is made before it is moved into its place.
 const STAGE: &str = ".restoring";
-/// Whether a restore into this directory was cut short.
+
+/// Whether a restore into this directory was cut short: without a vault it has
+/// not become a node.
 pub(crate) fn is_interrupted(dir: &Path) -> bool {
-    dir.join(STAGE).exists()
+    dir.join(STAGE).exists() && !is_initialised(dir)
+}
+
+/// Removes what a restore left of which the node is whole. Only for whoever
+/// holds the directory's lock.
+pub(crate) fn sweep(dir: &Path) {
+    let stage = dir.join(STAGE);
+    if !is_initialised(dir) || !stage.exists() {
+        return;
+    }
+    if let Err(error) = fs::remove_dir_all(&stage) {
+        tracing::warn!(path = %stage.display(), %error, "what a restore left was not removed");
+    }
 }
 
 /// In this order: without its keys, a database is refused at a start, and the
@@ -36,8 +53,10 @@ const PLACED: [&str; 6] = [
     KEY_FILE,
     VAULT_FILE,
 ];
-/// What may be in a directory that is empty otherwise: that of a file system.
-const IGNORED: [&str; 1] = ["lost+found"];
+/// What may be in a directory that is empty otherwise: that of a file system,
+/// and the lock of whoever makes it a node.
+const IGNORED: [&str; 2] = ["lost+found", LOCK];
+const LOCK: &str = "lock";
 
 /// What opens the keys of a backup.
 #[derive(Clone, Copy)]
@@ -322,53 +341,71 @@ fn settle(
     Store::settle(path, &row).map_err(RestoreError::Store)
 }
 
+/// Refuses a directory with something in it; whether there is one.
+fn check_empty(dir: &Path) -> Result<bool, RestoreError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => {
+            return Err(RestoreError::Io {
+                path: dir.into(),
+                source,
+            });
+        }
+    };
+    if is_interrupted(dir) {
+        return Err(RestoreError::Interrupted(dir.into()));
+    }
+    let names = entries.flatten().map(|entry| entry.file_name());
+    match names
+        .into_iter()
+        .all(|name| IGNORED.iter().any(|ignored| name == *ignored))
+    {
+        true => Ok(true),
+        false => Err(RestoreError::NotEmpty(dir.into())),
+    }
+}
+
 /// A directory that is being made a node's; taken back unless that ends well.
+///
+/// There is none without the lock, so what is taken back is never another's.
 struct Place {
     dir: PathBuf,
     /// Whether it was missing.
     made: bool,
-    lock: Option<InstanceLock>,
+    /// Whether the stage is this one's.
+    staged: bool,
+    /// What was moved so far, of [`PLACED`].
+    placed: Vec<&'static str>,
     filled: bool,
+    lock: Option<InstanceLock>,
 }
 
 impl Place {
     fn take(dir: &Path) -> Result<Self, RestoreError> {
-        let failed = |source| RestoreError::Io {
-            path: dir.into(),
-            source,
-        };
-        let made = match fs::read_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(failed(error)),
-            Ok(entries) => {
-                let names: Vec<_> = entries
-                    .flatten()
-                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                    .filter(|name| !IGNORED.contains(&name.as_str()))
-                    .collect();
-                if names.iter().any(|name| name == STAGE) {
-                    return Err(RestoreError::Interrupted(dir.into()));
-                }
-                if !names.is_empty() {
-                    return Err(RestoreError::NotEmpty(dir.into()));
-                }
-                false
-            }
-        };
+        // Before anything is made in it: a directory of other things stays as
+        // it is, without so much as a lock file.
+        let made = !check_empty(dir)?;
         DataDir::new(dir).create()?;
+        let lock = InstanceLock::acquire(dir)?;
+        // Looked at again: whoever held the lock a moment ago may have made a
+        // node here, which nothing below could tell from a place of its own.
+        check_empty(dir)?;
         let mut place = Self {
             dir: dir.into(),
             made,
-            lock: None,
+            staged: false,
+            placed: Vec::new(),
             filled: false,
+            lock: Some(lock),
         };
-        place.lock = Some(InstanceLock::acquire(dir)?);
         let stage = place.stage();
-        let made = fs::DirBuilder::new().mode(0o700).create(&stage);
-        made.map_err(|source| RestoreError::Io {
+        let staging = fs::DirBuilder::new().mode(0o700).create(&stage);
+        staging.map_err(|source| RestoreError::Io {
             path: stage,
             source,
         })?;
+        place.staged = true;
         Ok(place)
     }
 
@@ -382,8 +419,9 @@ impl Place {
         for name in PLACED {
             let (from, to) = (stage.join(name), self.dir.join(name));
             match fs::rename(&from, &to) {
+                Ok(()) => self.placed.push(name),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                renamed => renamed.map_err(|source| RestoreError::Io { path: to, source })?,
+                Err(source) => return Err(RestoreError::Io { path: to, source }),
             }
             if name == KEY_FILE {
                 // All but the vault must be there before it is.
@@ -413,11 +451,13 @@ impl Drop for Place {
         }
         // The vault first: without it there is no node. What cannot be removed
         // is told of by the next restore.
-        for name in PLACED.iter().rev() {
+        for name in self.placed.iter().rev() {
             let _ = fs::remove_file(self.dir.join(name));
         }
-        let _ = fs::remove_dir_all(self.stage());
-        let _ = fs::remove_file(self.dir.join("lock"));
+        if self.staged {
+            let _ = fs::remove_dir_all(self.stage());
+        }
+        let _ = fs::remove_file(self.dir.join(LOCK));
         self.lock = None;
         if self.made {
             let _ = fs::remove_dir(&self.dir);

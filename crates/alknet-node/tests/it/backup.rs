@@ -2,13 +2,14 @@
 
 use alknet_core::storage::Timestamp;
 use alknet_node::{
-    InitOptions, Node,
+    InitError, InitOptions, Node,
     backup::{
         Backup, BackupError, RestoreError, RestoreReport, RestoreSecret, prepare, restore, rewrite,
         wrapped_vault,
     },
     init,
 };
+use alknet_store::InstanceLock;
 use std::{
     fs,
     io::{Cursor, Read},
@@ -397,10 +398,65 @@ async fn nothing_is_ever_overwritten() {
     fs::create_dir(dir.join(".restoring")).unwrap();
     let error = kept.restore(&backup, "new").unwrap_err();
     assert!(matches!(error, RestoreError::Interrupted(_)), "{error:?}");
+    let error = init(&dir, &InitOptions::default()).unwrap_err();
+    assert!(matches!(error, InitError::HalfRestored(_)), "{error:?}");
     fs::remove_dir(dir.join(".restoring")).unwrap();
     // An empty directory, as a volume is.
     fs::create_dir(dir.join("lost+found")).unwrap();
     kept.restore(&backup, "new").unwrap();
+
+    // A whole node with what its restore left is no interrupted restore: its
+    // next start tidies up.
+    fs::create_dir(dir.join(".restoring")).unwrap();
+    let error = kept.restore(&backup, "new").unwrap_err();
+    assert!(matches!(error, RestoreError::NotEmpty(_)), "{error:?}");
+    start(&dir).await.shutdown(Duration::ZERO).await;
+    assert!(!dir.join(".restoring").exists());
+}
+
+/// Of two who make a node in a directory at once, the second leaves alone what
+/// the first one made.
+#[tokio::test]
+async fn a_directory_that_another_process_makes_a_node_of_is_left_alone() {
+    let kept = Kept::new().await;
+    let backup = kept.backup();
+    let dir = kept.place("new");
+    fs::create_dir(&dir).unwrap();
+    // Another one has the lock, and has not made anything yet.
+    let lock = InstanceLock::acquire(&dir).unwrap();
+    let error = kept.restore(&backup, "new").unwrap_err();
+    assert!(matches!(error, RestoreError::Lock(_)), "{error:?}");
+    let error = init(&dir, &InitOptions::default()).unwrap_err();
+    assert!(matches!(error, InitError::Lock(_)), "{error:?}");
+    assert_eq!(names(&dir), ["lock"]);
+    // It makes its node while a restore reads its backup: the directory was
+    // empty when the restore was begun, and is not when it looks again.
+    drop(lock);
+    let (begun, mut restoring) = (dir.clone(), None);
+    let source = Making(Cursor::new(backup.clone()), || {
+        restoring = Some(init(&begun, &InitOptions::default()).map(|made| made.node_id));
+    });
+    let secret = RestoreSecret::Words(&kept.words);
+    let error = restore(&dir, source, secret, NOW, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, RestoreError::NotEmpty(_)), "{error:?}");
+    let made = restoring.unwrap().unwrap();
+    assert_eq!(alknet_node::check_keys(&dir).unwrap(), Some(made));
+    assert_eq!(
+        names(&dir),
+        ["lock", "owner.key", "vault.json", "vault.key"]
+    );
+}
+
+/// A source that does something when it is first read.
+struct Making<F: FnMut()>(Cursor<Vec<u8>>, F);
+
+impl<F: FnMut()> Read for Making<F> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.position() == 0 {
+            (self.1)();
+        }
+        self.0.read(into)
+    }
 }
 
 /// A source that fails when so many bytes were read: the process of the node

@@ -205,6 +205,14 @@ fn a_successor_takes_the_place_of_the_vault_when_it_is_accepted() {
         assert_eq!(opens(data.path(), how), Some(old));
         let found = Pending::find(data.path()).unwrap().unwrap();
         assert_eq!(found.digest(), next.pending.digest());
+        // It is wrapped as the old one is, by the same key file: that stays.
+        let rewrapped = open(data.path(), how).rewrap(How::Pass("two").wrap());
+        let refused = rewrapped.unwrap_err();
+        assert!(
+            matches!(refused, ChangeVaultError::Successor),
+            "{refused:?}"
+        );
+        assert_eq!(opens(data.path(), how), Some(old));
         found.discard().unwrap();
         assert_eq!(opens(data.path(), how), Some(old));
         assert!(!data.path().join(NEXT_FILE).exists());
