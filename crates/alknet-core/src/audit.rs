@@ -305,6 +305,18 @@ impl AuditSlot {
     }
 }
 
+/// Why audit rows are missing when the writer has ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditLost {
+    /// Calls did not end in time after the stop; their rows are missing.
+    #[error("calls did not end in time")]
+    CallsGoOn,
+    /// What waited could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Writes rows in batches of at most 100 ms.
 #[derive(Debug)]
 pub struct AuditWriter {
@@ -340,12 +352,12 @@ impl AuditWriter {
     ///
     /// # Errors
     ///
-    /// The last [`StoreError`], if rows were left unwritten at the end.
+    /// [`AuditLost`], if rows were left unwritten at the end.
     pub async fn run(
         mut self,
         log: Arc<dyn AuditLog>,
         stop: impl Future<Output = ()>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), AuditLost> {
         tokio::pin!(stop);
         let mut stopping = false;
         loop {
@@ -376,10 +388,7 @@ impl AuditWriter {
             match tokio::time::timeout_at(until, taken).await {
                 Ok(1..) => write_batch(&*log, rest, stop.as_mut(), &mut stopping).await?,
                 Ok(0) => return Ok(()),
-                Err(_) => {
-                    tracing::warn!("calls did not end in time, their audit rows are missing");
-                    return Ok(());
-                }
+                Err(_) => return Err(AuditLost::CallsGoOn),
             }
         }
     }

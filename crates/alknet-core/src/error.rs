@@ -236,6 +236,11 @@ impl CallError {
         let message = match error {
             StoreError::NoSpace(_) => "the node's disk is full: nothing was changed",
             StoreError::Disk(_) => "the node's disk fails: nothing was changed",
+            StoreError::NotReadBack(_) => {
+                let message = "the change was made and is kept, but the node cannot read it yet: \
+                     until it can, it is not in force";
+                return Self::new(ErrorCode::Unavailable, message).with_retryable(false);
+            }
             other => return Self::internal(call, other),
         };
         Self::new(ErrorCode::Unavailable, message)

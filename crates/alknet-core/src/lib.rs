@@ -67,7 +67,7 @@ pub mod transport;
 pub use crate::{
     access::{Access, AccessControl, JsonPointer, PointerError, ResourceRule},
     api_key::{ApiKey, ApiKeyError, ApiKeyProof, KeyId},
-    audit::{AuditOutcome, AuditRow, AuditSink, AuditWriter, Surface},
+    audit::{AuditLost, AuditOutcome, AuditRow, AuditSink, AuditWriter, Surface},
     bytepipe::{
         ByteCounter, ByteReceiver, ByteSender, CHUNK_COST_MIN, Chunk, PIPE_WINDOW_BYTES,
         PipeClosed, byte_pipe,

@@ -532,9 +532,11 @@ impl NodeBuilder {
                 // A sender that is gone says the same.
                 let _ = stopped.await;
             };
-            if let Err(cause) = writer.run(log, stop).await {
+            let written = writer.run(log, stop).await;
+            if let Err(cause) = &written {
                 tracing::error!(%cause, "audit rows were lost");
             }
+            written.is_ok()
         });
 
         shared.refresh_places();
@@ -656,6 +658,12 @@ async fn open_files(
         }
         backup::sweep(data.path());
         let keys = open_keys(&data, passphrase.as_ref())?;
+        if data.has_run() && !data.database().exists() {
+            tracing::warn!(
+                path = %data.database().display(),
+                "the database is gone: the node starts without peers, grants and history"
+            );
+        }
         let store = Store::open(&data.database())?;
         Ok::<_, StartError>((keys, store))
     });

@@ -340,9 +340,25 @@ impl Shared {
         }
     }
 
+    /// Said while somebody else has the port at which peers look for this node.
+    fn lost_port(&self) -> Option<String> {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_picked = config.network.bind.is_none_or(|bind| bind.port() == 0);
+        drop(config);
+        let kept = self.data.kept_port().filter(|_| is_picked)?;
+        let bound = self.endpoint().bound_sockets();
+        let port = bound.first()?.port();
+        (port != kept).then(|| {
+            format!(
+                "another program has UDP port {kept}, at which peers look for this node: it uses {port} until it is started again"
+            )
+        })
+    }
+
     /// How it can be reached, and how not.
     fn notes(&self, places: &PeerAddresses) -> Vec<String> {
         let mut notes = Vec::new();
+        notes.extend(self.lost_port());
         let loopback_only = places
             .direct
             .iter()
@@ -394,7 +410,8 @@ pub struct Node {
     pub(crate) audit: AuditSink,
     pub(crate) tasks: Vec<tokio::task::JoinHandle<()>>,
     pub(crate) audit_stop: Option<tokio::sync::oneshot::Sender<()>>,
-    pub(crate) audit_task: Option<tokio::task::JoinHandle<()>>,
+    /// Whether all rows were written, when it ends.
+    pub(crate) audit_task: Option<tokio::task::JoinHandle<bool>>,
 }
 
 impl std::fmt::Debug for Node {
@@ -618,10 +635,14 @@ impl Node {
             // The writer may have ended by itself.
             let _ = stop.send(());
         }
-        if let Some(task) = self.audit_task.take() {
-            let _ = task.await;
-        }
-        if let Err(cause) = records::stopped(&self.store, shared.identities.now()).await {
+        let is_written = match self.audit_task.take() {
+            Some(task) => task.await.unwrap_or(false),
+            None => true,
+        };
+        // Without the mark, the next start records that rows may be missing.
+        if is_written
+            && let Err(cause) = records::stopped(&self.store, shared.identities.now()).await
+        {
             tracing::error!(%cause, "the store could not be marked as stopped cleanly");
         }
         self.store.close().await;

@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -88,6 +88,9 @@ const RELOAD_WAITS: [Duration; 3] = [
     Duration::from_secs(2),
 ];
 
+/// How often that is tried when these tries are over.
+const READ_BACK_EVERY: Duration = Duration::from_secs(2);
+
 impl IdentityIndex {
     /// Reads the store.
     ///
@@ -123,8 +126,8 @@ impl IdentityIndex {
     /// # Errors
     ///
     /// [`StoreError::ReservedName`], or what the store says; then nothing has
-    /// changed. [`StoreError::Backend`] too if the change was stored and could
-    /// not be read back.
+    /// changed. [`StoreError::NotReadBack`] if the change was stored and could
+    /// not be read; it is tried again every two seconds until it can.
     pub async fn apply(&self, change: IdentityChange, audit: AuditRow) -> Result<(), StoreError> {
         if let IdentityChange::AddPeer(peer)
         | IdentityChange::RedeemInvite { peer, .. }
@@ -137,9 +140,16 @@ impl IdentityIndex {
             return Err(StoreError::ReservedName(peer.id.clone()));
         }
         let inner = self.0.clone();
-        tokio::spawn(async move { inner.apply(change, audit).await })
-            .await
-            .map_err(StoreError::backend)?
+        tokio::spawn(async move {
+            let applied = inner.apply(change, audit).await;
+            if let Err(StoreError::NotReadBack(cause)) = &applied {
+                tracing::error!(%cause, "a change is not in force yet, it could not be read back");
+                tokio::spawn(read_back(Arc::downgrade(&inner)));
+            }
+            applied
+        })
+        .await
+        .map_err(StoreError::backend)?
     }
 
     /// Notes where and when a peer was seen.
@@ -287,6 +297,19 @@ impl IdentityIndex {
     }
 }
 
+/// Reads the store until that succeeds, or nobody uses the index any more.
+async fn read_back(index: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(READ_BACK_EVERY).await;
+        let Some(index) = index.upgrade() else {
+            return;
+        };
+        if index.read_again().await.is_ok() {
+            return;
+        }
+    }
+}
+
 impl Inner {
     async fn apply(&self, change: IdentityChange, audit: AuditRow) -> Result<(), StoreError> {
         let _one_at_a_time = self.writing.lock().await;
@@ -298,9 +321,18 @@ impl Inner {
             match (self.store.load().await, waits.next()) {
                 (Ok(snapshot), _) => break snapshot,
                 (Err(_), Some(wait)) => tokio::time::sleep(*wait).await,
-                (Err(error), None) => return Err(error),
+                (Err(error), None) => return Err(StoreError::NotReadBack(error.into())),
             }
         };
+        self.publish(Some(snapshot));
+        self.bump();
+        Ok(())
+    }
+
+    /// Takes over what is stored now.
+    async fn read_again(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.writing.lock().await;
+        let snapshot = self.store.load().await?;
         self.publish(Some(snapshot));
         self.bump();
         Ok(())

@@ -159,6 +159,10 @@ pub enum StoreError {
     /// The disk does not do what it should: nothing was changed.
     #[error("the disk failed")]
     Disk(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The change was made and is kept, and what holds now could not be read
+    /// again: it is tried further, and until then what was before is in force.
+    #[error("the change was made, and could not be read back")]
+    NotReadBack(#[source] Box<StoreError>),
     /// The adapter cannot read or write.
     #[error("storage failed")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -570,6 +574,9 @@ pub trait IdempotencyStore: Send + Sync + 'static {
 
     /// Records the outcome.
     async fn finish(&self, scope: &IdempotencyScope, outcome: Vec<u8>) -> Result<(), StoreError>;
+
+    /// How many scopes of this caller are recorded.
+    async fn count(&self, caller: &str) -> Result<u64, StoreError>;
 
     /// Forgets a start that had no effect (the handler never ran).
     async fn abandon(&self, scope: &IdempotencyScope) -> Result<(), StoreError>;

@@ -2,8 +2,8 @@
 
 use crate::world::{Audited, World, echo, echo_channel, echo_stream, fails, peer};
 use alknet_core::{
-    AuditRow, AuditWriter, Call, CallError, Caller, Change, ErrorCode, ErrorSpec, Handler,
-    Operation, Originator, Output, Registration, Surface,
+    AuditLost, AuditRow, AuditWriter, Call, CallError, Caller, Change, ErrorCode, ErrorSpec,
+    Handler, Operation, Originator, Output, Registration, Surface,
     storage::{AuditFilter, AuditLog, AuditSpan, StoreError, Timestamp},
 };
 use futures::StreamExt;
@@ -351,7 +351,7 @@ struct Slow {
     world: World,
     log: Arc<Fickle>,
     stop: tokio::sync::oneshot::Sender<()>,
-    writer: tokio::task::JoinHandle<Result<(), StoreError>>,
+    writer: tokio::task::JoinHandle<Result<(), AuditLost>>,
 }
 
 /// A door whose audit queue has `rows_max` places and whose log is broken.
@@ -488,7 +488,10 @@ async fn a_stop_ends_although_the_log_is_broken() {
         .await
         .unwrap()
         .unwrap();
-    assert!(matches!(ended, Err(StoreError::Backend(_))));
+    assert!(matches!(
+        ended,
+        Err(AuditLost::Store(StoreError::Backend(_)))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -530,11 +533,11 @@ async fn a_stop_waits_for_calls_that_end_and_not_for_those_that_never_do() {
         tokio::task::yield_now().await;
     }
     stop.send(()).unwrap();
-    tokio::time::timeout(Duration::from_secs(6), writer)
+    let ended = tokio::time::timeout(Duration::from_secs(6), writer)
         .await
         .unwrap()
-        .unwrap()
         .unwrap();
+    assert!(matches!(ended, Err(AuditLost::CallsGoOn)), "{ended:?}");
     naps.await.unwrap().unwrap();
     stuck.abort();
     let rows = log.rows.lock().unwrap();

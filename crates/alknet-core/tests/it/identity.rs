@@ -2,8 +2,8 @@
 
 use crate::world::{fails, peer};
 use alknet_core::{
-    KeyId, AuditRow, Call, Caller, Credential, Dispatcher, ErrorCode, GrantTarget, Grants,
-    IdentityProvider, Operation, Registry, RoleSet, Scope,
+    AuditRow, Call, Caller, Credential, Dispatcher, ErrorCode, GrantTarget, Grants,
+    IdentityProvider, KeyId, Operation, Registry, RoleSet, Scope,
     storage::{
         IdentityChange, IdentityIndex, IdentitySnapshot, IdentityStore, InviteRecord,
         MemoryIdentityStore, NodeKey, PeerAddresses, PeerRecord, SharedClock, StoreError,
@@ -425,4 +425,25 @@ async fn new_roles_are_in_force_at_once_for_peers_that_are_there() {
     assert!(index.resolve(&key()).unwrap().scopes.holds(&scope));
     index.set_roles(RoleSet::default());
     assert!(!index.resolve(&key()).unwrap().scopes.holds(&scope));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_cannot_be_read_back_holds_once_the_store_can_be_read() {
+    let store = Arc::new(Sluggish::default());
+    let index = index_over(store.clone(), clock().1).await;
+    let added = IdentityChange::AddPeer(bob(&["fs:read"]));
+    index.apply(added, row()).await.unwrap();
+    let mut changes = index.changes();
+    changes.mark_unchanged();
+    // Four tries by the change itself, and three of those that follow.
+    store.loads_that_fail.store(7, Ordering::SeqCst);
+    let removed = index.apply(IdentityChange::RemovePeer(peer("bob")), row());
+    let error = removed.await.unwrap_err();
+    assert!(matches!(error, StoreError::NotReadBack(_)), "{error:?}");
+    assert!(index.resolve(&key()).is_some());
+    tokio::time::timeout(std::time::Duration::from_secs(60), changes.changed())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(index.resolve(&key()).is_none());
 }
