@@ -18,7 +18,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
 use std::{future::ready, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// Time for one page of a peer's catalogue.
 const PAGE_BUDGET: Duration = Duration::from_secs(20);
@@ -33,6 +33,15 @@ const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// How often a catalogue is read again that changed while it was read.
 const FETCHES_MAX: usize = 4;
+/// Bytes of a revision: each one is stored and told as an event.
+const REVISION_BYTES_MAX: usize = 64;
+/// Between two revisions of a peer that are taken over: at first, and when it
+/// goes on naming others. Each is fetched, stored and told as an event, which
+/// may not push what others did out of the log.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A peer that is quiet for so many pauses begins again at the first.
+const QUIET_PAUSES: u32 = 8;
 
 #[derive(Deserialize)]
 struct Page {
@@ -52,6 +61,8 @@ struct WatchItem {
 pub(crate) async fn import_catalogues(links: &Links, link: &Arc<Link>) {
     let mut changes = link.sessions_changed.subscribe();
     let mut retry = RETRY_MIN;
+    // Kept from one session to the next: connecting again is no way around it.
+    let mut pace = Pace::default();
     loop {
         changes.mark_unchanged();
         let Some(session) = link.session() else {
@@ -66,7 +77,7 @@ pub(crate) async fn import_catalogues(links: &Links, link: &Arc<Link>) {
             continue;
         };
         let followed = tokio::select! {
-            followed = follow(links, link, &session, &mut retry) => followed,
+            followed = follow(links, link, &session, &mut retry, &mut pace) => followed,
             _ = session.closed() => continue,
             // The old connection of a peer that was started again may take
             // long to end, and tells nothing new until then.
@@ -74,7 +85,9 @@ pub(crate) async fn import_catalogues(links: &Links, link: &Arc<Link>) {
         };
         match followed {
             Err(cause) if !session.is_closed() => {
-                tracing::warn!(peer = %link.peer, %cause, "the peer's operations cannot be imported");
+                // The peer's own words may be in it.
+                let cause = clean_foreign_text(&cause, SUMMARY_CHARS_MAX).replace('\n', " ");
+                tracing::warn!(peer = %link.peer, cause, "the peer's operations cannot be imported");
             }
             _ => {}
         }
@@ -98,12 +111,55 @@ async fn another_session(link: &Link, session: &Arc<Session>, changes: &mut watc
     std::future::pending().await
 }
 
-/// Takes every revision of the catalogue over, until the subscription ends.
+/// How fast the revisions of one peer are taken over.
+#[derive(Default)]
+struct Pace {
+    /// The last one, and when it was begun with.
+    last: Option<(String, Instant)>,
+    pause: Duration,
+}
+
+impl Pace {
+    /// Waits until this revision may be taken over.
+    async fn take(&mut self, revision: &str) {
+        let Some((last, at)) = &self.last else {
+            self.last = Some((revision.to_owned(), Instant::now()));
+            return;
+        };
+        // As when a peer comes back: nothing is fetched, and nothing told.
+        if last == revision {
+            return;
+        }
+        let pause = self.pause.max(PAUSE_MIN);
+        let quiet = at.elapsed() >= pause * QUIET_PAUSES;
+        tokio::time::sleep_until(*at + pause).await;
+        self.pause = match quiet {
+            true => PAUSE_MIN,
+            false => (pause * 2).min(PAUSE_MAX),
+        };
+        self.last = Some((revision.to_owned(), Instant::now()));
+    }
+}
+
+/// A revision names a catalogue, and nothing else.
+fn check_revision(revision: &str) -> Result<(), ImportError> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+    if !revision.is_empty() && revision.len() <= REVISION_BYTES_MAX && revision.chars().all(is_word)
+    {
+        return Ok(());
+    }
+    let reason = format!("a revision has 1 to {REVISION_BYTES_MAX} letters, digits and `-_.:`");
+    Err(ImportError::Malformed { reason })
+}
+
+/// Takes the revisions of the catalogue over, until the subscription ends; of
+/// those that come faster than the [`Pace`], each once it is its turn.
 async fn follow(
     links: &Links,
     link: &Link,
     session: &Arc<Session>,
     retry: &mut Duration,
+    pace: &mut Pace,
 ) -> Result<(), String> {
     let watch = OperationName::parse("services/watch").map_err(|e| e.to_string())?;
     let mut items = session
@@ -116,6 +172,8 @@ async fn follow(
         if imported.as_ref() == Some(&item.revision) {
             continue;
         }
+        check_revision(&item.revision).map_err(|e| e.to_string())?;
+        pace.take(&item.revision).await;
         let adapter = FromCall {
             links: links.clone(),
             peer: link.peer.clone(),
@@ -476,5 +534,50 @@ async fn copy_bytes(
             return Some((from, to));
         };
         to.send_chunk(chunk).await.ok()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_revision_is_a_short_word() {
+        let longest = "r".repeat(REVISION_BYTES_MAX);
+        for fine in ["1", "9f3c-7", "b3:00_1.2", &longest] {
+            check_revision(fine).unwrap();
+        }
+        for bad in ["", "a b", "a\nb", "ä", &format!("{longest}r")] {
+            assert!(check_revision(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_flips_its_revision_is_slowed_and_one_that_rests_is_not() {
+        let (mut pace, begun) = (Pace::default(), Instant::now());
+        pace.take("a").await;
+        // As after a reconnection: the same one costs nothing.
+        pace.take("a").await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        for revision in ["b", "a"] {
+            pace.take(revision).await;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begun.elapsed()
+        );
+        for n in 0..100 {
+            pace.take(if n % 2 == 0 { "b" } else { "a" }).await;
+        }
+        // A hundred of them take an hour and a half.
+        assert!(begun.elapsed() > PAUSE_MAX * 80, "{:?}", begun.elapsed());
+        tokio::time::sleep(PAUSE_MAX * QUIET_PAUSES).await;
+        for revision in ["c", "d"] {
+            let asked = Instant::now();
+            pace.take(revision).await;
+            assert!(asked.elapsed() <= PAUSE_MIN, "{:?}", asked.elapsed());
+        }
     }
 }

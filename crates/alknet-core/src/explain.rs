@@ -102,6 +102,8 @@ pub struct Step {
     /// Whether the presented key's own limits are looked at, not what its peer
     /// holds.
     pub of_key: bool,
+    /// Whether a grant would help, and only an input would say which.
+    is_open: bool,
 }
 
 impl Step {
@@ -114,6 +116,7 @@ impl Step {
             by: None,
             grant: None,
             of_key: false,
+            is_open: false,
         }
     }
 
@@ -144,9 +147,16 @@ impl Step {
         self
     }
 
+    /// What would have to be granted is not known without an input.
+    pub(crate) fn open(mut self) -> Self {
+        self.is_open = true;
+        self
+    }
+
     /// No grant widens a key: it is made with what it may do at most.
     fn of_key(mut self) -> Self {
         self.of_key = true;
+        self.is_open = false;
         self.grant = None;
         self
     }
@@ -161,8 +171,10 @@ pub struct Question<'a> {
     pub operation: OperationName,
     /// Through which peers; not through [`RouteStep::Any`](crate::RouteStep).
     pub route: Route,
-    /// With what.
-    pub input: Input,
+    /// With what; `None` asks about any input: resources that it names, and
+    /// whether it fits, are then not decided. An operation that takes no input
+    /// gets that.
+    pub input: Option<Input>,
 }
 
 /// A decision and the steps to it.
@@ -185,7 +197,8 @@ impl Explanation {
     }
 
     /// Everything that would have to be granted, each once; empty if the call
-    /// is let in, or if no grant alone lets it in.
+    /// is let in, or if no grant alone lets it in. Without an input, resources
+    /// are not among it.
     #[must_use]
     pub fn grants(&self) -> Vec<&str> {
         let refusing = self.steps.iter();
@@ -195,6 +208,7 @@ impl Explanation {
             match step.grant.as_deref() {
                 Some(grant) if grants.contains(&grant) => {}
                 Some(grant) => grants.push(grant),
+                None if step.is_open => {}
                 // What grants cannot mend is not told as if they could.
                 None => return Vec::new(),
             }
@@ -208,6 +222,11 @@ pub(crate) trait Tell {
     /// Whether nothing happens but that it is told: no place is taken, and
     /// what comes after a refusal is looked at too.
     const ONLY_TELLS: bool;
+
+    /// Whether what is decided about has an input: a call has one always.
+    fn has_input(&self) -> bool {
+        true
+    }
 
     /// Takes a step; made only if somebody listens.
     fn tell(&mut self, step: impl FnOnce() -> Step);
@@ -223,14 +242,20 @@ impl Tell for Silent {
 }
 
 /// Writes the steps down.
-#[derive(Default)]
-pub(crate) struct Steps(pub(crate) Vec<Step>);
+pub(crate) struct Steps {
+    pub(crate) told: Vec<Step>,
+    pub(crate) has_input: bool,
+}
 
 impl Tell for Steps {
     const ONLY_TELLS: bool = true;
 
+    fn has_input(&self) -> bool {
+        self.has_input
+    }
+
     fn tell(&mut self, step: impl FnOnce() -> Step) {
-        self.0.push(step());
+        self.told.push(step());
     }
 }
 

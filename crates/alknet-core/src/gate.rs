@@ -4,7 +4,7 @@
 
 mod telling;
 
-use self::telling::{names_none, tell_resource, tell_rule, tell_way, visible};
+use self::telling::{names_none, tell_probe, tell_resource, tell_rule, tell_way, visible};
 use crate::{
     access::{Access, AccessControl, ResourceRule},
     api_key::KeyId,
@@ -64,7 +64,7 @@ pub enum Decision {
     MissingResource(String),
     /// The input names no resource where the rule looks for one.
     NoResource(String),
-    /// The peer may; the key that it presented may not.
+    /// The key that was presented may not, whether or not its peer may.
     NotOfKey(Box<Decision>),
     /// What the input names is no resource.
     BadResource {
@@ -158,25 +158,35 @@ fn decide<T: Tell>(
     // What the caller holds must do, and so must what its key allows of that. A
     // key that narrows owns nothing: it reaches what it says, no matter who
     // made it.
+    let mut refused = None;
     for (depth, held) in caller.identity().layers().enumerate() {
         let ask = ask.again();
         let judged = match depth {
-            0 => judge(held, entry, rule, ask, owners, tell),
-            _ => judge(held, entry, rule, ask, &NoOwnership, &mut OfKey(&mut *tell))
+            0 => judge(held, entry, rule, ask, Some(owners), tell),
+            _ => judge(held, entry, rule, ask, None, &mut OfKey(&mut *tell))
                 .map_err(|refused| Decision::NotOfKey(Box::new(refused))),
         };
-        resources = first.or::<_, T>(judged)?.unwrap_or(resources);
+        match judged {
+            Ok(judged) => resources = judged,
+            // If neither may, the key is told: to grant its peer more would
+            // not help.
+            Err(judged) => refused = Some(judged),
+        }
+    }
+    if let Some(refused) = refused {
+        first.refuse::<T>(refused)?;
     }
     first.end(resources)
 }
 
-/// What the rule asks, of what somebody holds.
+/// What the rule asks, of what somebody holds; without `owners`, of somebody
+/// who owns nothing.
 fn judge<T: Tell>(
     held: &Identity,
     entry: &Entry,
     rule: &AccessControl,
     ask: Ask<'_>,
-    owners: &dyn OwnershipProvider,
+    owners: Option<&dyn OwnershipProvider>,
     tell: &mut T,
 ) -> Result<Vec<String>, Decision> {
     let mut first = First::none();
@@ -188,9 +198,16 @@ fn judge<T: Tell>(
         first.refuse::<T>(Decision::MissingScope(missing))?;
     }
     let resources = match ask {
-        Ask::Probe => probe_resources(held, rule, whole),
+        Ask::Probe => {
+            let may_own = owners.is_some();
+            tell_probe(held, rule, whole, may_own, tell);
+            probe_resources(held, rule, whole, may_own)
+        }
         Ask::Enter => Ok(Vec::new()),
-        Ask::Input(input) => check_resources(held, rule, whole, input, owners, tell),
+        Ask::Input(input) => {
+            let owners = owners.unwrap_or(&NoOwnership);
+            check_resources(held, rule, whole, input, owners, tell)
+        }
     };
     let resources = first.or::<_, T>(resources)?;
     first.end(resources.unwrap_or_default())
@@ -239,10 +256,13 @@ pub(crate) fn may_go(caller: &Caller, way: &str, name: &OperationName) -> bool {
     caller.identity().holds(kind, action, way)
 }
 
-/// Whether of those who may not, the peer itself may, and its key may not.
+/// Whether, of those who may not, it is the key that may not, whatever its peer
+/// is given.
 fn lacks_of_key(caller: &Caller, way: &str, name: &OperationName) -> bool {
-    let held = &caller.identity().resources;
-    caller.key().is_some() && held.holds(ResourceKind::Peer, name.as_str(), way)
+    let action = name.as_str();
+    let mut ceilings = caller.identity().layers().skip(1);
+    let holds = |held: &Identity| held.resources.holds(ResourceKind::Peer, action, way);
+    caller.key().is_some() && ceilings.any(|held| !holds(held))
 }
 
 /// What is told to whoever may not: the same whether the peers exist or not.
@@ -296,12 +316,13 @@ fn probe_resources(
     held: &Identity,
     rule: &AccessControl,
     whole: bool,
+    may_own: bool,
 ) -> Result<Vec<String>, Decision> {
     let resources = &held.resources;
-    let missing = rule
-        .resources
-        .iter()
-        .find(|rule| !whole && !rule.owner && !resources.might_hold(rule.kind, &rule.action));
+    let missing = rule.resources.iter().find(|rule| {
+        let might_own = may_own && rule.owner;
+        !whole && !might_own && !resources.might_hold(rule.kind, &rule.action)
+    });
     match missing {
         Some(rule) => {
             let missing = format!("{}:{SOME}={}", rule.kind, rule.action);
@@ -429,9 +450,9 @@ fn might_resolve(held: &Identity, rule: &ResourceRule, canonical: &str) -> bool 
         && !resources.denies(rule.kind, &rule.action, canonical)
 }
 
-/// Why an address is refused that a caller named, or that a name resolved to.
+/// Why a step is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RefusedAddress {
+pub(crate) enum Refused {
     /// By this grant, whatever else is held.
     Denied(String),
     /// This is not held: `net:host:port=action`.
@@ -448,12 +469,11 @@ pub(crate) fn step_resolved(
     asked: &str,
     address: SocketAddr,
     owners: &dyn OwnershipProvider,
-) -> Result<(), RefusedAddress> {
-    for (depth, held) in caller.identity().layers().enumerate() {
+) -> Result<(), StepRefused> {
+    refused_last(caller, |depth, held| {
         let owners = owners_of(depth, owners);
-        resolved_of(held, entry, action, asked, address, owners)?;
-    }
-    Ok(())
+        resolved_of(held, entry, action, asked, address, owners).err()
+    })
 }
 
 /// [`step_resolved`], of what somebody holds.
@@ -464,13 +484,13 @@ fn resolved_of(
     asked: &str,
     address: SocketAddr,
     owners: &dyn OwnershipProvider,
-) -> Result<(), RefusedAddress> {
+) -> Result<(), Refused> {
     let kind = ResourceKind::Net;
     let resources = &held.resources;
     let resolved = canonical_socket(address);
     for text in [asked, resolved.as_str()] {
         if let Some(grant) = resources.barred_by(kind, action, text) {
-            return Err(RefusedAddress::Denied(format!("!{grant}")));
+            return Err(Refused::Denied(format!("!{grant}")));
         }
     }
     let name = name_in(asked);
@@ -486,9 +506,7 @@ fn resolved_of(
     } else {
         &judged_socket(address)
     };
-    Err(RefusedAddress::Missing(format!(
-        "{kind}:{missing}={action}"
-    )))
+    Err(Refused::Missing(format!("{kind}:{missing}={action}")))
 }
 
 /// Whose things count: a key that narrows its peer owns nothing.
@@ -508,12 +526,39 @@ pub(crate) fn step(
     action: &str,
     canonical: &str,
     owners: &dyn OwnershipProvider,
-) -> bool {
-    let mut layers = caller.identity().layers().enumerate();
-    layers.all(|(depth, held)| {
+) -> Result<(), StepRefused> {
+    refused_last(caller, |depth, held| {
         let owners = owners_of(depth, owners);
-        step_of(held, entry, kind, action, canonical, owners)
+        let passes = step_of(held, entry, kind, action, canonical, owners);
+        (!passes).then(|| Refused::Missing(format!("{kind}:{canonical}={action}")))
     })
+}
+
+/// The last refusal of a step, by what somebody holds or by what their key
+/// allows of it. If neither lets it through the key is told: to grant its peer
+/// more would not help.
+fn refused_last(
+    caller: &Caller,
+    refuses: impl Fn(usize, &Identity) -> Option<Refused>,
+) -> Result<(), StepRefused> {
+    let layers = caller.identity().layers().enumerate();
+    let refused = layers.filter_map(|(depth, held)| {
+        let why = refuses(depth, held)?;
+        let is_of_key = depth > 0;
+        Some(StepRefused { is_of_key, why })
+    });
+    match refused.last() {
+        Some(refused) => Err(refused),
+        None => Ok(()),
+    }
+}
+
+/// A step that is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StepRefused {
+    /// Whether it is the presented key that may not, whatever its peer may.
+    pub(crate) is_of_key: bool,
+    pub(crate) why: Refused,
 }
 
 /// [`step`], of what somebody holds.

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// A recorded outcome.
@@ -38,7 +39,17 @@ pub(crate) enum Keyed {
 /// Calls with a key that are at work now. A start that the store knows and
 /// that is not among them was dropped: its outcome is unknown.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RunningKeys(Arc<Mutex<HashMap<IdempotencyScope, usize>>>);
+pub(crate) struct RunningKeys {
+    at_work: Arc<Mutex<HashMap<IdempotencyScope, usize>>>,
+    /// Keys that are kept for each caller, or more than that: forgotten ones
+    /// are taken off when the store is asked again.
+    kept: Arc<Mutex<HashMap<String, u64>>>,
+}
+
+/// Callers whose keys are counted in memory.
+const CALLERS_COUNTED_MAX: usize = 10_000;
+/// When whoever has too many keys may ask again.
+const TOO_MANY_RETRY: Duration = Duration::from_secs(60);
 
 /// One of them, until it is dropped.
 pub(crate) struct RunningKey {
@@ -48,7 +59,31 @@ pub(crate) struct RunningKey {
 
 impl RunningKeys {
     fn lock(&self) -> MutexGuard<'_, HashMap<IdempotencyScope, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a key that was kept just now; whether those of its caller are
+    /// known to be at most `most`.
+    fn has_room(&self, caller: &str, most: u64) -> bool {
+        let mut counts = self.counts();
+        let Some(kept) = counts.get_mut(caller) else {
+            return false;
+        };
+        *kept += 1;
+        *kept <= most
+    }
+
+    fn count(&self, caller: &str, kept: u64) {
+        let mut counts = self.counts();
+        if counts.len() >= CALLERS_COUNTED_MAX {
+            // They are counted again when they come again.
+            counts.clear();
+        }
+        counts.insert(caller.to_owned(), kept);
     }
 
     fn enter(&self, scope: IdempotencyScope) -> RunningKey {
@@ -127,7 +162,10 @@ pub(crate) async fn begin(
         .await
         .map_err(|error| CallError::storage(call.id, &error))?;
     match begun {
-        Begin::Fresh => Ok(Keyed::Started(running)),
+        Begin::Fresh => {
+            check_room(door, call.id, &scope).await?;
+            Ok(Keyed::Started(running))
+        }
         Begin::Done(outcome) => Ok(Keyed::Replay(replay(call, &outcome))),
         Begin::OtherInput => Err(conflict(
             "this idempotency key was used with another input",
@@ -142,6 +180,33 @@ pub(crate) async fn begin(
             false,
         )),
     }
+}
+
+/// Refuses a new key of a caller who has as many as may be kept, and forgets
+/// it. Keys that are kept go on being answered.
+async fn check_room(
+    door: &Dispatcher,
+    call: CallId,
+    scope: &IdempotencyScope,
+) -> Result<(), CallError> {
+    let most = door.limits().idempotency_keys_per_caller_max;
+    let (keys, store) = (door.running_keys(), door.idempotency());
+    if keys.has_room(&scope.caller, most) {
+        return Ok(());
+    }
+    let failed = |error: StoreError| CallError::storage(call, &error);
+    let kept = store.count(&scope.caller).await.map_err(failed)?;
+    if kept <= most {
+        keys.count(&scope.caller, kept);
+        return Ok(());
+    }
+    store.abandon(scope).await.map_err(failed)?;
+    keys.count(&scope.caller, kept.saturating_sub(1));
+    let hours = door.limits().idempotency_kept.as_secs() / 3600;
+    let message = format!(
+        "{most} idempotency keys of this caller are kept, which is the limit; each is forgotten after {hours} h"
+    );
+    Err(CallError::new(ErrorCode::RateLimited, message).with_retry_after(TOO_MANY_RETRY))
 }
 
 /// Whose key it is. Callers that are nobody in particular would read each

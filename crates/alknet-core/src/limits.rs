@@ -58,6 +58,8 @@ pub struct Limits {
     pub idempotency_kept: Duration,
     /// Bytes of an idempotency key.
     pub idempotency_key_bytes_max: usize,
+    /// Idempotency keys of one caller that are remembered at once.
+    pub idempotency_keys_per_caller_max: u64,
 }
 
 impl Default for Limits {
@@ -87,6 +89,7 @@ impl Default for Limits {
             batch_in_flight_max: 16,
             idempotency_kept: Duration::from_secs(24 * 3600),
             idempotency_key_bytes_max: 128,
+            idempotency_keys_per_caller_max: 100_000,
         }
     }
 }

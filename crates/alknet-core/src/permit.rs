@@ -4,7 +4,8 @@ use crate::{
     dispatch::Dispatcher,
     error::{CallError, ErrorCode},
     gate::{
-        Ask, RefusedAddress, gate, is_own_action, refusal, step, step_resolved, unauthenticated,
+        Ask, Refused, StepRefused, gate, is_own_action, refusal, step, step_resolved,
+        unauthenticated,
     },
     identity::Caller,
     registry::Entry,
@@ -63,19 +64,15 @@ impl Permit {
         let canonical = canonical_resource(kind, resource)
             .map_err(|error| CallError::invalid_field("", error.to_string()))?;
         let owners = self.door.owners();
-        if step(&caller, &self.entry, kind, action, &canonical, owners) {
+        let Err(refused) = step(&caller, &self.entry, kind, action, &canonical, owners) else {
             return Ok(canonical);
-        }
-        if !caller.is_authenticated() {
-            return Err(unauthenticated());
-        }
-        let missing = format!("{kind}:{canonical}={action}");
-        let message = format!(
-            "`{}` may not {action} `{canonical}`: missing resource `{missing}`",
-            caller.id()
-        );
-        Err(CallError::new(ErrorCode::Forbidden, message).with_details(
-            json!({ "caller": caller.id(), "missing": { "resource": missing }, "grant": missing }),
+        };
+        Err(may_not(
+            &caller,
+            action,
+            &format!("`{canonical}`"),
+            None,
+            refused,
         ))
     }
 
@@ -104,26 +101,12 @@ impl Permit {
         let Err(refused) = decided else {
             return Ok(());
         };
-        if !caller.is_authenticated() {
-            return Err(unauthenticated());
-        }
-        let (id, class) = (caller.id(), AddressClass::of(address.ip()).in_words());
+        let class = AddressClass::of(address.ip()).in_words();
         let what = match name_in(asked) {
             Some(_) => format!("`{asked}`, which is {class}, `{}`", address.ip()),
             None => format!("`{asked}`, {class}"),
         };
-        let (why, details) = match refused {
-            RefusedAddress::Denied(grant) => (
-                format!("denied by `{grant}`"),
-                json!({ "caller": id, "address": address.to_string(), "denied": grant }),
-            ),
-            RefusedAddress::Missing(missing) => (
-                format!("missing resource `{missing}`"),
-                json!({ "caller": id, "address": address.to_string(), "missing": { "resource": missing }, "grant": missing }),
-            ),
-        };
-        let message = format!("`{id}` may not {action} {what}: {why}");
-        Err(CallError::new(ErrorCode::Forbidden, message).with_details(details))
+        Err(may_not(&caller, action, &what, Some(address), refused))
     }
 
     /// Refuses what another operation does.
@@ -185,4 +168,48 @@ impl Permit {
     pub async fn revoked(&self) -> CallError {
         self.lost(|permit| permit.caller().map(drop)).await
     }
+}
+
+/// A known caller learns what is missing, and what would give it: to a key
+/// that is narrower than its peer, nothing that the peer is given does.
+fn may_not(
+    caller: &Caller,
+    action: &str,
+    what: &str,
+    address: Option<SocketAddr>,
+    refused: StepRefused,
+) -> CallError {
+    if !caller.is_authenticated() {
+        return unauthenticated();
+    }
+    let key = caller.key().filter(|_| refused.is_of_key);
+    let id = caller.id();
+    let who = match key {
+        Some(key) => format!("key `{key}` of `{id}`"),
+        None => format!("`{id}`"),
+    };
+    let mut details = json!({ "caller": id });
+    if let Some(address) = address {
+        details["address"] = json!(address.to_string());
+    }
+    if let Some(key) = key {
+        details["key"] = json!(key);
+    }
+    let why = match refused.why {
+        Refused::Denied(grant) => {
+            let why = format!("denied by `{grant}`");
+            details["denied"] = json!(grant);
+            why
+        }
+        Refused::Missing(missing) => {
+            let why = format!("missing resource `{missing}`");
+            if key.is_none() {
+                details["grant"] = json!(missing);
+            }
+            details["missing"] = json!({ "resource": missing });
+            why
+        }
+    };
+    let message = format!("{who} may not {action} {what}: {why}");
+    CallError::new(ErrorCode::Forbidden, message).with_details(details)
 }

@@ -180,19 +180,26 @@ pub(crate) fn check_env(cx: &Context, env: &BTreeMap<String, String>) -> Result<
         return Ok(());
     }
     let missing = "command:env=exec";
-    Err(CallError::new(
-        ErrorCode::Forbidden,
-        format!(
-            "`{}` may not set the variable `{name}`: missing resource `{missing}`",
-            identity.id
-        ),
-    )
-    .with_details(json!({
+    let mut details = json!({
         "caller": identity.id,
         "operation": cx.operation(),
         "missing": { "resource": missing },
-        "grant": missing,
-    })))
+    });
+    let mut ceilings = identity.layers().skip(1);
+    let of_key = ceilings.any(|held| !held.holds_within(cx.operation(), kind, action, "env"));
+    // To a key that is narrower than its peer, no grant of the peer gives it.
+    let who = match cx.principal().key().filter(|_| of_key) {
+        Some(key) => {
+            details["key"] = json!(key);
+            format!("key `{key}` of `{}`", identity.id)
+        }
+        None => {
+            details["grant"] = json!(missing);
+            format!("`{}`", identity.id)
+        }
+    };
+    let message = format!("{who} may not set the variable `{name}`: missing resource `{missing}`");
+    Err(CallError::new(ErrorCode::Forbidden, message).with_details(details))
 }
 
 pub(crate) fn is_variable(name: &str) -> bool {

@@ -13,7 +13,7 @@ mod source;
 
 use self::rates::Rates;
 pub(crate) use self::{
-    bans::{BanError, BanTarget, Bans, Unbarred},
+    bans::{BY_NODE, BanError, BanTarget, Bans, Unbarred},
     conduct::{Conduct, Due, Watcher, Who},
     offences::{Class, Measure, Offence, Offences},
     refusals::{Refusal, Refusals, Said},
@@ -560,7 +560,7 @@ impl Admission {
             let ban = KeptBan {
                 target: target.clone(),
                 reason: due.reason.clone(),
-                banned_by: "node".into(),
+                banned_by: BY_NODE.into(),
                 created_at: now,
                 until: Some(now.plus(due.lasts)),
             };

@@ -88,7 +88,8 @@ impl LocalNode {
 /// Whether a node runs with this data directory.
 #[must_use]
 pub fn is_running(dir: &Path) -> bool {
-    dir.is_dir()
+    // Nothing is made in a directory that no node was ever in.
+    dir.join("lock").exists()
         && matches!(
             alknet_store::InstanceLock::acquire(dir),
             Err(alknet_store::LockError::Held { .. })

@@ -46,7 +46,29 @@ impl Store {
     ///
     /// [`StoreError`] if it cannot be written; then nothing has changed.
     pub async fn put_ban(&self, ban: KeptBan, row: AuditRow) -> Result<(), StoreError> {
+        self.put_ban_for(ban, None, row).await
+    }
+
+    /// The same, in the place of another ban, which is lifted, with an audit row
+    /// of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if it cannot be written; then both are as before.
+    pub async fn put_ban_for(
+        &self,
+        ban: KeptBan,
+        lifted: Option<(String, AuditRow)>,
+        row: AuditRow,
+    ) -> Result<(), StoreError> {
         let put = self.write(move |connection| {
+            if let Some((lifted, row)) = lifted
+                && remove(connection, &lifted)?
+            {
+                audit::insert(connection, &row)?;
+                let event = NewEvent::of(EventKind::BAN_LIFTED, lifted, &row);
+                events::insert(connection, &event)?;
+            }
             let sql = "INSERT INTO bans (target, reason, banned_by, created_at, until)
                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (target) DO UPDATE SET
                 reason = excluded.reason, banned_by = excluded.banned_by,

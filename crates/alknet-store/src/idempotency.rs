@@ -42,6 +42,17 @@ impl IdempotencyStore for Store {
         Ok(finished.await?)
     }
 
+    async fn count(&self, caller: &str) -> Result<u64, StoreError> {
+        let caller = caller.to_owned();
+        let counted = self.read(move |connection| {
+            let sql = "SELECT count(*) FROM idempotency WHERE caller = ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let rows: i64 = statement.query_row([caller], |row| row.get(0))?;
+            Ok::<_, Fault>(rows.cast_unsigned())
+        });
+        Ok(counted.await?)
+    }
+
     async fn abandon(&self, scope: &IdempotencyScope) -> Result<(), StoreError> {
         let scope = scope.clone();
         let abandoned = self.write(move |connection| {

@@ -11,14 +11,17 @@ mod credentials;
 mod events;
 mod identities;
 mod imports;
-mod ledger;
 mod keys;
+mod ledger;
 
+pub use self::{events::Outbox, ledger::outbox_faults};
 use alknet_core::{
     AuditRow,
-    storage::{AuditLog, CredentialStore, EventLog, IdempotencyStore, IdentityStore, ImportStore, Timestamp},
+    storage::{
+        AuditLog, CredentialStore, EventLog, IdempotencyStore, IdentityStore, ImportStore,
+        Timestamp,
+    },
 };
-pub use self::{events::Outbox, ledger::outbox_faults};
 
 use futures::future::BoxFuture;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use crate::{
     app::App,
     commands::call::{described, parse_on, typed},
     failure::{Exit, Failure},
-    hint::quote,
+    hint::{near, quote},
     input,
     node_access::{Route, RouteStep},
     output::cell,
@@ -20,8 +20,9 @@ the peer is, whether there is such an operation, what it asks of its callers
 and by which grant, role or group the peer holds that, the limits, and whether
 the input fits. After a refusal it goes on, so that all that is missing is told.
 
-ARGS, the input, are those of `alknet call`. Resources that the input names are
-looked at only if it is given. `--on PEER` asks whether this node would send the
+ARGS, the input, are those of `alknet call`. Without any, resources that an input
+would name, and whether it would fit, are not decided: `{}` gives an empty one.
+`--on PEER` asks whether this node would send the
 call on; PEER decides for itself again, which is not known here.
 
 Exits with 0 if the call would be let in, and with 4 if not.
@@ -54,8 +55,10 @@ pub(crate) async fn run(app: &App, args: ExplainArgs) -> Result<(), Failure> {
     let mut before = route.clone();
     let peer = before.pop().map(|step: RouteStep| step.to_string());
     let entry = described(home, &args.operation, before, peer).await;
-    let typed = typed(words, entry.as_ref()).await?;
-    let mut input = json!({ "peer": args.peer, "operation": args.operation, "input": typed });
+    let mut input = json!({ "peer": args.peer, "operation": args.operation });
+    if !args.words.is_empty() {
+        input["input"] = typed(words, entry.as_ref()).await?;
+    }
     if !route.is_empty() {
         let steps: Vec<String> = route.iter().map(ToString::to_string).collect();
         input["on"] = json!(steps.join("/"));
@@ -68,7 +71,8 @@ pub(crate) async fn run(app: &App, args: ExplainArgs) -> Result<(), Failure> {
         true => app.out.json_line(&told)?,
         false => app.out.text(&render(&told))?,
     }
-    refusal(&told).map_or(Ok(()), Err)
+    let more = args.words.is_empty();
+    refusal(&told, more).map_or(Ok(()), Err)
 }
 
 /// A line for each step, and what it comes to.
@@ -119,14 +123,27 @@ fn line(step: &Value) -> String {
     one_line(&line)
 }
 
-/// What the caller would be told, with the command that helps.
-fn refusal(told: &Value) -> Option<Failure> {
+/// What the caller would be told, with the command that helps: if no input was
+/// given, that may be to give one.
+fn refusal(told: &Value, without_input: bool) -> Option<Failure> {
     let field = |name: &str| told.get(name).and_then(Value::as_str);
     let code = field("code")?;
     let message = field("message").unwrap_or_default();
     let mut failure = Failure::new(Exit::NOT_ALLOWED, "FORBIDDEN", one_line(message));
     failure.code = code.to_owned().into();
-    Some(failure.hint_if(helps(told)))
+    let ask_with = || without_input.then(|| names_none(told)).flatten();
+    Some(failure.hint_if(helps(told).or_else(ask_with)))
+}
+
+/// A resource is missing, and which it is only an input says.
+fn names_none(told: &Value) -> Option<String> {
+    let mut steps = told.get("steps")?.as_array()?.iter();
+    let is_open = |step: &&Value| step["stage"] == "resource" && step["ok"] == false;
+    let pointer = steps.find(is_open)?.get("pointer")?.as_str()?;
+    let operation = quote(told.get("operation")?.as_str()?);
+    Some(format!(
+        "which one a call takes, its input says at `{pointer}`: ask with it; alknet ops describe {operation}"
+    ))
 }
 
 fn helps(told: &Value) -> Option<String> {
@@ -147,8 +164,18 @@ fn helps(told: &Value) -> Option<String> {
     if let Some(targets) = targets("grants") {
         return Some(format!("alknet grant {peer} {targets}"));
     }
-    let denied = targets("revokes")?;
-    Some(format!("alknet revoke {peer} {denied}"))
+    if let Some(denied) = targets("revokes") {
+        return Some(format!("alknet revoke {peer} {denied}"));
+    }
+    if let Some(near) = near(told.get("suggestions")) {
+        return Some(near);
+    }
+    // The peer may, or could be given it; the key never.
+    let steps = told.get("steps")?.as_array()?;
+    let of_key = |step: &Value| step["of_key"] == true && step["ok"] == false;
+    steps.iter().any(of_key).then(|| {
+        format!("the key was made narrower: alknet keys create --peer {peer} makes another")
+    })
 }
 
 #[cfg(test)]
@@ -185,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_helps_is_one_command() {
-        let failure = refusal(&told()).unwrap();
+        let failure = refusal(&told(), false).unwrap();
         assert_eq!(failure.exit, Exit::NOT_ALLOWED);
         assert_eq!(
             failure.hint.as_deref(),
@@ -213,10 +240,34 @@ mod tests {
     }
 
     #[test]
+    fn what_grants_do_not_mend_has_other_help() {
+        let mut told = told();
+        told["grants"] = json!([]);
+        let hint = |told: &Value, without| refusal(told, without).unwrap().hint;
+        assert_eq!(hint(&told, false), None);
+        assert_eq!(
+            hint(&told, true).as_deref(),
+            Some(
+                "which one a call takes, its input says at `/file`: ask with it; alknet ops describe fs/read"
+            )
+        );
+        told["steps"][3]["of_key"] = json!(true);
+        assert_eq!(
+            hint(&told, false).as_deref(),
+            Some("the key was made narrower: alknet keys create --peer laptop makes another")
+        );
+        told["suggestions"] = json!(["fs/read"]);
+        assert_eq!(
+            hint(&told, false).as_deref(),
+            Some("did you mean `fs/read`?")
+        );
+    }
+
+    #[test]
     fn what_is_allowed_is_no_failure() {
         let mut told = told();
         told.as_object_mut().unwrap().remove("code");
-        assert!(refusal(&told).is_none());
+        assert!(refusal(&told, true).is_none());
         assert!(render(&told).ends_with("\nallowed"));
     }
 

@@ -94,7 +94,9 @@ impl Dispatcher {
         tell.tell(|| explain::found(&entry));
         // Visibility, and access as far as it can be known without the input: a
         // caller without the right learns nothing from how its input is read.
-        let entered = self.allow_told(&caller, &entry, Ask::Enter, tell);
+        let has_input = tell.has_input() || self.takes_nothing(&entry);
+        let ask = if has_input { Ask::Enter } else { Ask::Probe };
+        let entered = self.allow_told(&caller, &entry, ask, tell);
         first.or::<_, T>(entered)?;
         if !T::ONLY_TELLS && !expect.fits(spec.kind) {
             return Err(wrong_kind(spec));
@@ -125,7 +127,13 @@ impl Dispatcher {
         // Access to what the input names, and input schema.
         let input = std::mem::take(&mut call.input);
         let is_keyed = call.idempotency_key.is_some();
-        let input = self.check_input(&caller, &entry, input, is_keyed, record, tell);
+        let input = match has_input {
+            true => self.check_input(&caller, &entry, input, is_keyed, record, tell),
+            false => {
+                tell.tell(explain::no_input);
+                Ok(input)
+            }
+        };
         let input = first.or::<_, T>(input)?;
         if spec.approve {
             let needed = needs_approval(call, spec);
@@ -144,6 +152,13 @@ impl Dispatcher {
             deadline,
             _place: place,
         })
+    }
+
+    /// Whether a call without any input is one that says all.
+    fn takes_nothing(&self, entry: &Arc<Entry>) -> bool {
+        let spec = entry.spec();
+        let fits = || self.0.registry.check(entry, &spec.input, &json!({}));
+        !spec.access.names_resources() && (entry.peer().is_some() || fits().is_ok())
     }
 
     /// The gate, with its refusal as the caller is told.

@@ -2,13 +2,13 @@
 
 use super::{Dispatcher, admit::Expect, record::Record};
 use crate::{
-    call::{Call, RouteStep},
+    call::{Call, Input, RouteStep},
     error::CallError,
     explain::{Explanation, Question, Stage, Step, Steps, Tell},
     inflight::{Entering, InFlight},
     registry::Entry,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 impl Dispatcher {
     /// Tells why a call would be let in or refused, step by step, by the very
@@ -33,9 +33,12 @@ impl Dispatcher {
             let message = "which peer a call to `any` would reach is not known before it is made";
             return Err(CallError::invalid_field("", message));
         }
-        let mut steps = Steps(standing.steps().to_vec());
+        let mut steps = Steps {
+            told: standing.steps().to_vec(),
+            has_input: input.is_some(),
+        };
         let mut call = Call::named(operation, standing.caller().clone()).on(route);
-        call.input = input;
+        call.input = input.unwrap_or_else(|| Input::Value(json!({})));
         let mut record = Record::none();
         let passed = self.pass(&mut call, Expect::Unary, &mut record, &mut steps);
         if passed.is_err() {
@@ -45,7 +48,7 @@ impl Dispatcher {
         // what letting it in again would mean.
         let refused = standing.refused().or(passed.err());
         Ok(Explanation {
-            steps: steps.0,
+            steps: steps.told,
             refused,
         })
     }
@@ -58,7 +61,7 @@ impl Dispatcher {
         };
         let known = self.0.known_peers.as_ref().map(|known| known());
         let is_known = known.is_none_or(|known| known.contains(peer));
-        if !is_known && steps.0.iter().all(|step| step.stage != Stage::Resolve) {
+        if !is_known && steps.told.iter().all(|step| step.stage != Stage::Resolve) {
             steps.tell(|| Step::refuses(Stage::Resolve, format!("no peer `{peer}`")));
         }
     }
@@ -110,6 +113,14 @@ pub(super) fn too_large(refused: &CallError) -> Step {
 /// What is told of the limits that hold for a call; none is asked.
 pub(super) fn limits(in_flight: &InFlight, entering: &Entering<'_>) -> Step {
     Step::notes(Stage::Limits, in_flight.told(entering))
+}
+
+/// What is told if no input is given, and the operation needs one.
+pub(super) fn no_input() -> Step {
+    Step::notes(
+        Stage::Input,
+        "no input is given: what it names, and whether it fits, is not decided",
+    )
 }
 
 /// What is told of an input that does not fit, one step for each trouble.

@@ -1,7 +1,7 @@
 //! What the gate says of its steps to whoever listens. Nothing is decided
 //! here.
 
-use super::{LetIn, way_resource};
+use super::{LetIn, SOME, way_resource};
 use crate::{
     access::{AccessControl, ResourceRule},
     explain::{Stage, Step, Tell},
@@ -123,6 +123,32 @@ fn covering(held: &Identity, scope: &Scope) -> Option<GrantTarget> {
 pub(super) fn names_none(rule: &ResourceRule) -> Step {
     let text = format!("the input names no {} at `{}`", rule.kind, rule.at.as_str());
     Step::refuses(Stage::Resource, text).at(rule.at.as_str())
+}
+
+/// Which resource a call takes, if it has an input yet to come.
+pub(super) fn tell_probe<T: Tell>(
+    held: &Identity,
+    rule: &AccessControl,
+    whole: bool,
+    may_own: bool,
+    tell: &mut T,
+) {
+    for rule in &rule.resources {
+        let (kind, action) = (rule.kind, rule.action.as_str());
+        let might_own = may_own && rule.owner;
+        let might = whole || might_own || held.resources.might_hold(kind, action);
+        let step = || match might {
+            true => Step::notes(
+                Stage::Resource,
+                format!("takes `{kind}:{SOME}={action}`, which the input names"),
+            ),
+            false => {
+                let text = format!("no resource `{kind}:{SOME}={action}` is held");
+                Step::refuses(Stage::Resource, text).open()
+            }
+        };
+        tell.tell(|| step().at(rule.at.as_str()));
+    }
 }
 
 pub(super) fn tell_resource(

@@ -332,6 +332,11 @@ impl IdempotencyStore for MemoryIdempotencyStore {
         Ok(())
     }
 
+    async fn count(&self, caller: &str) -> Result<u64, StoreError> {
+        let calls = lock(&self.0);
+        Ok(calls.keys().filter(|scope| scope.caller == caller).count() as u64)
+    }
+
     async fn abandon(&self, scope: &IdempotencyScope) -> Result<(), StoreError> {
         lock(&self.0).remove(scope);
         Ok(())

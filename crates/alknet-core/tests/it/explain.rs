@@ -289,6 +289,40 @@ async fn a_peer_that_is_kept_out_is_told_what_it_would_hold() {
 }
 
 #[tokio::test]
+async fn without_an_input_nothing_is_said_of_what_it_would_name() {
+    let house = House::of(&plain()).await;
+    let told = house.explain_with(&plain(), None);
+    assert!(told.is_allowed(), "{told:?}");
+    assert_eq!(
+        steps(&told)[4..],
+        [
+            "+ scope: scope `a:x` is held",
+            "  resource: takes `bucket:…=read`, which the input names",
+            "  limits: at most 4096 calls in flight of the node; 256 of one caller",
+            "  input: no input is given: what it names, and whether it fits, is not decided",
+        ]
+    );
+    let mut case = plain();
+    case.own = vec![];
+    let house = House::of(&case).await;
+    let told = house.explain_with(&case, None);
+    assert!(told.refused.as_ref().unwrap().is(ErrorCode::Forbidden));
+    assert_eq!(told.grants(), ["a:x"], "the resource is not known");
+    let lines = steps(&told);
+    let refused = "- resource: no resource `bucket:…=read` is held".to_owned();
+    assert!(lines.contains(&refused), "{lines:?}");
+    // An operation that takes nothing is asked about as it is called.
+    let other = Question {
+        caller: &house.standing(&case),
+        operation: name("demo/other"),
+        route: vec![],
+        input: None,
+    };
+    let told = house.door.explain(other).unwrap();
+    assert!(steps(&told).contains(&"+ input: the input fits its schema".to_owned()));
+}
+
+#[tokio::test]
 async fn a_peer_without_a_key_cannot_be_known() {
     let house = House::of(&plain()).await;
     let nobody = PeerRecord::new(peer("paper"), Timestamp(0));
@@ -298,7 +332,7 @@ async fn a_peer_without_a_key_cannot_be_known() {
         caller: &standing,
         operation: name("demo/thing"),
         route: vec![],
-        input: Input::Value(json!({})),
+        input: Some(Input::Value(json!({}))),
     };
     let told = house.door.explain(question).unwrap();
     assert!(
@@ -320,7 +354,7 @@ async fn whoever_is_barred_elsewhere_is_told_so() {
         caller: &standing,
         operation: name("demo/thing"),
         route: vec![],
-        input: Input::Value(plain().input()),
+        input: Some(Input::Value(plain().input())),
     };
     let told = house.door.explain(question).unwrap();
     assert!(
@@ -347,7 +381,7 @@ async fn any_peer_is_no_question() {
         caller: &standing,
         operation: name("demo/thing"),
         route: vec![RouteStep::Any],
-        input: Input::default(),
+        input: Some(Input::default()),
     };
     let error = house.door.explain(question).unwrap_err();
     assert!(error.is(ErrorCode::InvalidInput), "{error}");

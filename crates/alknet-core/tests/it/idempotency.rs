@@ -2,9 +2,9 @@
 
 use crate::world::{World, fails, identity, key};
 use alknet_core::{
-    Call, CallError, Caller, Dispatcher, ErrorCode, ErrorSpec, Handler, Operation,
+    Call, CallError, Caller, Dispatcher, ErrorCode, ErrorSpec, Handler, Limits, Operation,
     OperationBuilder, Originator, Output, Registration, Registry,
-    storage::{IdempotencyStore, MemoryIdempotencyStore, Timestamp},
+    storage::{IdempotencyStore, MemoryIdempotencyStore, SharedClock, Timestamp},
 };
 use serde_json::{Value, json};
 use std::{
@@ -394,6 +394,52 @@ async fn the_outcome_is_stored_before_the_reply_goes_out() {
     assert_eq!(count.load(Ordering::Relaxed), 1);
 }
 
+#[tokio::test]
+async fn as_many_keys_of_a_caller_as_the_limit_are_kept_and_not_one_more() {
+    let (count, time) = (runs(), Arc::new(std::sync::atomic::AtomicI64::new(0)));
+    let (told, store) = (time.clone(), Arc::new(MemoryIdempotencyStore::default()));
+    let world = World::new(vec![counted(pays(), &count, |run| {
+        Ok(json!({ "run": run }))
+    })]);
+    let mut limits = Limits::default();
+    assert_eq!(limits.idempotency_keys_per_caller_max, 100_000);
+    limits.idempotency_keys_per_caller_max = 3;
+    let door = || {
+        let told = told.clone();
+        let clock: SharedClock = Arc::new(move || Timestamp(told.load(Ordering::SeqCst)));
+        let door = Dispatcher::builder(world.registry.clone()).identities(world.ids.clone());
+        let door = door.idempotency(store.clone()).limits(limits.clone());
+        door.clock(clock).build()
+    };
+    let (bob, ada) = (
+        world.caller("bob", &["admin"]),
+        world.caller("ada", &["admin"]),
+    );
+    let first = door();
+    for n in 1..=3 {
+        let key = format!("k{n}");
+        keyed(&first, &bob, &key, "{}").await.unwrap();
+    }
+    // A node that was started again counts what it kept before.
+    for door in [first, door()] {
+        let told = fails(keyed(&door, &bob, "k4", "{}").await, ErrorCode::RateLimited);
+        assert!(told.retryable && told.retry_after.is_some(), "{told:?}");
+        let ran = count.load(Ordering::Relaxed);
+        // What is kept is answered, and nobody else's keys are counted.
+        let kept = keyed(&door, &bob, "k1", "{}").await.unwrap();
+        assert_eq!(kept, json!({ "run": 1 }));
+        assert_eq!(count.load(Ordering::Relaxed), ran);
+    }
+    let last = door();
+    keyed(&last, &ada, "k4", "{}").await.unwrap();
+    fails(keyed(&last, &bob, "k4", "{}").await, ErrorCode::RateLimited);
+    // What is forgotten makes room: for what was refused, which ran never.
+    time.store(10, Ordering::SeqCst);
+    store.prune(Timestamp(5)).await.unwrap();
+    let done = keyed(&last, &bob, "k4", "{}").await.unwrap();
+    assert_eq!(done, json!({ "run": 5 }));
+}
+
 /// A store that shows what it keeps, and may fail to.
 #[derive(Default)]
 struct Watched {
@@ -429,6 +475,10 @@ impl IdempotencyStore for Watched {
             .unwrap()
             .push(String::from_utf8(outcome.clone()).unwrap());
         self.inner.finish(scope, outcome).await
+    }
+
+    async fn count(&self, caller: &str) -> Result<u64, alknet_core::storage::StoreError> {
+        self.inner.count(caller).await
     }
 
     async fn abandon(

@@ -3,8 +3,8 @@
 
 use crate::world::{World, fails, identity, key};
 use alknet_core::{
-    Call, CallError, Caller, ChannelCall, ErrorCode, Handler, Limits, Operation,
-    Originator, Output, Registration, Subscription,
+    Call, CallError, Caller, ChannelCall, ErrorCode, Handler, Limits, Operation, Originator,
+    Output, Registration, Subscription,
 };
 use futures::StreamExt;
 use serde_json::Value;

@@ -107,6 +107,18 @@ pub(crate) struct Bans {
     writing: Mutex<()>,
 }
 
+/// Who set a ban that the node set by itself. Those of a peer that is called so
+/// are counted with them.
+pub(crate) const BY_NODE: &str = "node";
+
+fn is_automatic(ban: &KeptBan) -> bool {
+    ban.banned_by == BY_NODE && ban.until.is_some()
+}
+
+fn is_longer(held: &KeptBan, than: &KeptBan) -> bool {
+    held.until.is_none_or(|until| than.until < Some(until))
+}
+
 fn is_in_force(until: Option<Timestamp>, now: Timestamp) -> bool {
     until.is_none_or(|until| until > now)
 }
@@ -172,11 +184,38 @@ impl Bans {
         self.store.prune_bans((self.clock)()).await?;
         let known = self.list();
         let is_new = known.iter().all(|held| held.target != ban.target);
-        if is_new && known.len() >= self.most {
-            return Err(BanError::Full(self.most));
+        // One that waited to be set does not end what somebody set meanwhile.
+        let outlasts = |held: &KeptBan| held.target == ban.target && is_longer(held, &ban);
+        if is_automatic(&ban) && known.iter().any(outlasts) {
+            return Ok(());
         }
-        self.store.put_ban(ban, row).await?;
+        let makes_room = match is_new {
+            true => self.makes_room(&known, is_automatic(&ban))?,
+            false => None,
+        };
+        let makes_room = makes_room.map(|target| {
+            let mut row = AuditRow::event((self.clock)(), BY_NODE, "bans/remove");
+            row.resource = Some(target.clone());
+            row.detail = Some("made room for another one".into());
+            (target, row)
+        });
+        self.store.put_ban_for(ban, makes_room, row).await?;
         Ok(self.reload().await?)
+    }
+
+    /// Which ban is lifted for one more, if one has to be: of the automatic
+    /// ones that which ends first. They have at most half of the places, so
+    /// that strangers with many addresses leave room for what the operator
+    /// decides.
+    fn makes_room(&self, known: &[KeptBan], automatic: bool) -> Result<Option<String>, BanError> {
+        let own = known.iter().filter(|held| is_automatic(held));
+        let is_full = known.len() >= self.most;
+        if !is_full && !(automatic && own.clone().count() >= (self.most / 2).max(1)) {
+            return Ok(None);
+        }
+        let first = own.min_by_key(|held| (held.until.is_none(), held.until));
+        let first = first.ok_or(BanError::Full(self.most))?;
+        Ok(Some(first.target.clone()))
     }
 
     /// Lets somebody in again; `false` if there is no such ban.
@@ -322,6 +361,39 @@ mod tests {
         time.store(10, Ordering::SeqCst);
         add("192.0.2.3").await.unwrap();
         assert_eq!(bans.count(), 2);
+    }
+
+    #[tokio::test]
+    async fn automatic_bans_leave_room_for_those_of_the_operator() {
+        let (_dir, _time, bans) = bans(4).await;
+        let add = async |target: &str, by: &str, until: Option<i64>| {
+            let (kept, row) = ban(target, until);
+            let banned_by = by.into();
+            bans.add(KeptBan { banned_by, ..kept }, row).await
+        };
+        let held = || {
+            let all = bans.list().into_iter();
+            all.map(|ban| ban.target).collect::<Vec<_>>()
+        };
+        for (target, until) in [("192.0.2.1", 10), ("192.0.2.2", 20), ("192.0.2.3", 30)] {
+            add(target, BY_NODE, Some(until)).await.unwrap();
+        }
+        // Half of the places, and what ends first makes room.
+        assert_eq!(held(), ["192.0.2.2", "192.0.2.3"]);
+        for target in ["a", "b", "c"] {
+            add(target, "owner", Some(5)).await.unwrap();
+        }
+        assert_eq!(held(), ["192.0.2.3", "a", "b", "c"]);
+        add("d", "owner", None).await.unwrap();
+        assert_eq!(held(), ["a", "b", "c", "d"]);
+        // One that was due already does not shorten what the operator decided.
+        add("d", BY_NODE, Some(50)).await.unwrap();
+        assert_eq!(bans.list()[3].until, None);
+        // The operator's own bans are lifted by nobody else.
+        for by in ["owner", BY_NODE] {
+            let full = add("192.0.2.9", by, Some(50)).await;
+            assert!(matches!(full, Err(BanError::Full(4))), "{by}: {full:?}");
+        }
     }
 
     #[tokio::test]

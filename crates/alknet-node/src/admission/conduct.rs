@@ -125,6 +125,15 @@ impl Conduct {
         self.own().contains(&address.to_canonical())
     }
 
+    /// Whether shutting this out would shut out this node's own command line,
+    /// which may come from another address of the same network.
+    fn is_spared(&self, target: &BanTarget) -> bool {
+        match target {
+            BanTarget::Addresses(prefix) => self.protects_addresses(prefix).is_some(),
+            _ => false,
+        }
+    }
+
     /// Whose connection it is, by its key.
     pub(crate) fn who(&self, info: &ConnectionInfo) -> Who {
         let resolved = info.credential.as_ref();
@@ -152,13 +161,13 @@ impl Conduct {
         if let Some(count) = verdict.say {
             say(who, offence, count);
         }
-        let is_own = who.peer.is_none() && who.address.is_some_and(|at| self.is_own(at));
-        if let Some(lasts) = verdict.ban.filter(|_| !is_own) {
+        let target = match source {
+            Source::Network(prefix) => BanTarget::Addresses(prefix),
+            Source::Key(key) => BanTarget::Key(key),
+        };
+        if let Some(lasts) = verdict.ban.filter(|_| !self.is_spared(&target)) {
             let due = Due {
-                target: match source {
-                    Source::Network(prefix) => BanTarget::Addresses(prefix),
-                    Source::Key(key) => BanTarget::Key(key),
-                },
+                target,
                 lasts,
                 reason: format!("misbehaved, last: {}", offence.as_str()),
             };

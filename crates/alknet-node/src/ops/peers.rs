@@ -18,7 +18,7 @@ use super::{NoInput, grant_texts, no_peer, until_stopping};
 use crate::node::Shared;
 use alknet_core::{
     CallError, Context, ErrorSpec, Operation, Registration,
-    storage::{PeerRecord, SshAuthority, SshKey, hex32},
+    storage::{PeerRecord, SshAuthority, SshKey, Timestamp, hex32},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -385,6 +385,17 @@ fn find(shared: &Shared, name: &str) -> Result<PeerRecord, CallError> {
         .ok_or_else(|| no_peer(&shared.identities, name))
 }
 
+/// When it was linked last, or one of its keys was used: whoever has the key is
+/// the peer.
+fn seen_at(shared: &Shared, peer: &PeerRecord) -> Option<Timestamp> {
+    let snapshot = shared.identities.snapshot();
+    let keys = snapshot.keys.iter().filter(|key| key.peer == peer.id);
+    keys.map(|key| key.last_used_at)
+        .chain([peer.last_seen_at])
+        .flatten()
+        .max()
+}
+
 fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
     let link = link_view(shared, &peer.id);
     Peer {
@@ -395,7 +406,10 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
         node_keys: peer
             .node_keys
             .iter()
-            .filter(|key| key.until.is_none_or(|until| until > shared.identities.now()))
+            .filter(|key| {
+                key.until
+                    .is_none_or(|until| until > shared.identities.now())
+            })
             .map(|key| PeerKey {
                 key: hex32::encode(&key.key),
                 until: key.until.map(|at| at.to_string()),
@@ -409,7 +423,7 @@ fn view(shared: &Shared, peer: &PeerRecord) -> Peer {
         enabled: peer.enabled,
         expires_at: peer.expires_at.map(|at| at.to_string()),
         created_at: peer.created_at.to_string(),
-        last_seen_at: peer.last_seen_at.map(|at| at.to_string()),
+        last_seen_at: seen_at(shared, peer).map(|at| at.to_string()),
         addresses: peer
             .addresses
             .direct

@@ -15,6 +15,7 @@ pub(super) const RULES: &[Rule<Arc<dyn IdempotencyStore>>] = rules!(Arc<dyn Idem
     ending_or_abandoning_what_never_began_does_nothing,
     pruning_forgets_what_began_before,
     one_of_many_beginners_is_fresh,
+    the_scopes_of_a_caller_are_counted,
 );
 
 fn scope(key: &str) -> IdempotencyScope {
@@ -143,4 +144,21 @@ async fn one_of_many_beginners_is_fresh(calls: Arc<dyn IdempotencyStore>) {
             .count(),
         19
     );
+}
+
+async fn the_scopes_of_a_caller_are_counted(calls: Arc<dyn IdempotencyStore>) {
+    assert_eq!(calls.count("ada").await.unwrap(), 0);
+    for key in ["a", "b", "c", "b"] {
+        begin(&calls, &scope(key), 1, 1).await;
+    }
+    let bobs = IdempotencyScope {
+        caller: "bob".into(),
+        ..scope("a")
+    };
+    begin(&calls, &bobs, 1, 1).await;
+    calls.finish(&scope("a"), b"1".to_vec()).await.unwrap();
+    calls.abandon(&scope("c")).await.unwrap();
+    assert_eq!(calls.count("ada").await.unwrap(), 2);
+    assert_eq!(calls.count("bob").await.unwrap(), 1);
+    assert_eq!(calls.count("ad").await.unwrap(), 0);
 }

@@ -172,7 +172,11 @@ async fn the_oldest_go_when_they_are_too_old_or_too_many(log: Arc<dyn EventLog>)
 
 async fn pruning_goes_in_batches(log: Arc<dyn EventLog>) {
     append(&log, (1..=10).map(|n| event(n, "a/b")).collect()).await;
-    let cut = async || log.prune_events(Timestamp(100), 100, 4, row("a/b")).await.unwrap();
+    let cut = async || {
+        log.prune_events(Timestamp(100), 100, 4, row("a/b"))
+            .await
+            .unwrap()
+    };
     assert_eq!(
         [cut().await, cut().await, cut().await, cut().await],
         [4, 4, 2, 0]
@@ -181,7 +185,12 @@ async fn pruning_goes_in_batches(log: Arc<dyn EventLog>) {
 
 async fn numbers_go_on_after_everything_was_removed(log: Arc<dyn EventLog>) {
     append(&log, vec![event(1, "a/a"), event(1, "a/b")]).await;
-    assert_eq!(log.prune_events(Timestamp(5), 0, 10, row("a/b")).await.unwrap(), 2);
+    assert_eq!(
+        log.prune_events(Timestamp(5), 0, 10, row("a/b"))
+            .await
+            .unwrap(),
+        2
+    );
     let empty = log.read_events(0, "", 10).await.unwrap();
     assert!(empty.events.is_empty());
     assert_eq!((empty.span.removed, empty.span.newest), (2, 2));

@@ -91,7 +91,11 @@ fn full(id: &str) -> PeerRecord {
                 until: Some(Timestamp(5_000)),
             },
         ],
-        ssh_keys: [ssh_key("SHA256:b", Some("ada@laptop")), ssh_key("SHA256:a", None)].into(),
+        ssh_keys: [
+            ssh_key("SHA256:b", Some("ada@laptop")),
+            ssh_key("SHA256:a", None),
+        ]
+        .into(),
         ssh_authorities: [authority("SHA256:ca", "ops"), authority("SHA256:ca", "ada")].into(),
         addresses: PeerAddresses {
             direct: vec![
@@ -244,12 +248,7 @@ async fn a_taken_credential_is_refused_with_its_holder(s: Identities) {
     };
     // The current key, the one of the rotation before, an SSH key, and a
     // principal of an authority.
-    let rivals = [
-        keyed("other", 200),
-        keyed("other", 100),
-        ssh,
-        of_authority,
-    ];
+    let rivals = [keyed("other", 200), keyed("other", 100), ssh, of_authority];
     for rival in rivals {
         let error = s.refused(IdentityChange::AddPeer(rival)).await;
         assert!(matches!(error, StoreError::CredentialTaken(id) if id.as_str() == "laptop"));

@@ -127,12 +127,16 @@ impl House {
     }
 
     pub(super) fn explain(&self, case: &Case) -> Explanation {
+        self.explain_with(case, Some(case.input()))
+    }
+
+    pub(super) fn explain_with(&self, case: &Case, input: Option<Value>) -> Explanation {
         let standing = self.standing(case);
         let question = Question {
             caller: &standing,
             operation: name("demo/thing"),
             route: case.at.map(route).unwrap_or_default(),
-            input: Input::Value(case.input()),
+            input: input.map(Input::Value),
         };
         self.door.explain(question).unwrap()
     }

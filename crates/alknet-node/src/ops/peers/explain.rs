@@ -4,7 +4,7 @@ use super::super::no_peer;
 use crate::node::Shared;
 use alknet_core::{
     CallError, ErrorCode, Explanation, GrantTarget, Input, KeyId, OperationName, Question, Step,
-    Verdict, parse_route, storage::Standing,
+    Verdict, Visibility, nearest, parse_route, storage::Standing,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,8 @@ pub(super) struct ExplainInput {
     peer: String,
     /// What it would call.
     operation: String,
-    /// With what; nothing is `{}`.
+    /// With what. If not given, and the operation takes something, which
+    /// resources that names, and whether it fits, is not decided.
     #[serde(default)]
     input: Option<Value>,
     /// Through which peers: `PEER` or `PEER/PEER`; here if not given.
@@ -56,6 +57,10 @@ pub(super) struct Explained {
     grants: Vec<String>,
     /// What the peer was given itself that denies it.
     revokes: Vec<String>,
+    /// Operations of this node with a name that is near, if it has none of that
+    /// name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    suggestions: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -108,6 +113,7 @@ pub(super) fn explain(shared: &Shared, input: ExplainInput) -> Result<Explained,
         key,
     } = input;
     let bad = |field: &str, message: String| CallError::invalid_field(field, message);
+    let is_here = on.as_deref().is_none_or(str::is_empty);
     let name =
         OperationName::parse(&operation).map_err(|error| bad("/operation", error.to_string()))?;
     let route = match on.as_deref().filter(|on| !on.is_empty()) {
@@ -125,11 +131,15 @@ pub(super) fn explain(shared: &Shared, input: ExplainInput) -> Result<Explained,
     let standing = identities
         .standing(&peer, key.as_ref(), shared.door().identities())
         .ok_or_else(|| no_key(&peer, key.as_ref()))?;
+    let near = match is_here {
+        true => near_names(shared, &name),
+        false => Vec::new(),
+    };
     let told = shared.door().explain(Question {
         caller: &standing,
         operation: name,
         route,
-        input: Input::Value(input.unwrap_or_else(|| json!({}))),
+        input: input.map(Input::Value),
     })?;
     Ok(Explained {
         enabled: record.enabled,
@@ -139,6 +149,7 @@ pub(super) fn explain(shared: &Shared, input: ExplainInput) -> Result<Explained,
         message: told.refused.as_ref().map(|error| error.message.clone()),
         grants: told.grants().into_iter().map(str::to_owned).collect(),
         revokes: own_denials(&told, &standing),
+        suggestions: near,
         steps: told
             .steps
             .iter()
@@ -148,6 +159,19 @@ pub(super) fn explain(shared: &Shared, input: ExplainInput) -> Result<Explained,
         operation,
         on,
     })
+}
+
+/// What may be meant by a name that this node does not have. Who asks why may
+/// know them all.
+fn near_names(shared: &Shared, name: &OperationName) -> Vec<String> {
+    let view = shared.door().registry().view();
+    let specs = view.local().map(|entry| entry.spec());
+    let visible = specs.filter(|spec| spec.visibility != Visibility::Internal);
+    let names: Vec<&str> = visible.map(|spec| spec.name.as_str()).collect();
+    match names.contains(&name.as_str()) {
+        true => Vec::new(),
+        false => nearest(name.as_str(), names),
+    }
 }
 
 fn no_key(peer: &str, key: Option<&KeyId>) -> CallError {
