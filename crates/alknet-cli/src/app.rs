@@ -3,7 +3,7 @@
 
 use crate::{
     commands::keys::read_key_file,
-    failure::Failure,
+    failure::{Exit, Failure},
     hint::{Place, explain},
     node_access::{CallError, CallOptions, ErrorCode, Home, Route, nearest},
     output::Out,
@@ -44,10 +44,33 @@ impl App {
         &self.dir
     }
 
+    /// Refuses what works on the data directory itself if an API key was given
+    /// to act with: no node is there to hold that to what the key may.
+    pub(crate) fn takes_no_key(&self, what: &str) -> Result<(), Failure> {
+        if self.key_file.is_none() {
+            return Ok(());
+        }
+        let message = format!(
+            "`alknet {what}` works on the data directory as its owner, and an API key was given to act with"
+        );
+        Err(Failure::new(Exit::NOT_ALLOWED, "FORBIDDEN", message)
+            .hint("leave out --key-file, or unset ALKNET_KEY_FILE"))
+    }
+
     /// The running node, connected at the first use.
     pub(crate) async fn home(&self) -> Result<&Home, Failure> {
         let connecting = || async {
-            let key = self.key_file.as_deref().map(read_key_file).transpose()?;
+            let key = match self.key_file.clone() {
+                None => None,
+                // A pipe that nobody writes to holds up nobody else.
+                Some(path) => {
+                    let reading = tokio::task::spawn_blocking(move || read_key_file(&path));
+                    let read = reading.await;
+                    Some(read.map_err(|error| {
+                        Failure::local(format!("failed to read the key file: {error}"))
+                    })??)
+                }
+            };
             Home::connect(&self.dir, key.as_ref()).await
         };
         self.home.get_or_try_init(connecting).await
@@ -113,7 +136,14 @@ impl App {
         let listed = listed.await.unwrap_or_default();
         let peers = listed.get("peers").and_then(Value::as_array);
         let names = peers.into_iter().flatten();
-        let names = names.filter_map(|peer| peer.get("peer")?.as_str());
+        let names: Vec<&str> = names
+            .filter_map(|peer| peer.get("peer")?.as_str())
+            .collect();
+        if names.contains(&wanted) {
+            let message = format!("peer `{wanted}` is no node: it calls, and cannot be called");
+            let details = json!({ "peer": wanted, "suggestions": [] });
+            return CallError::new(ErrorCode::NotFound, message).with_details(details);
+        }
         let near = nearest(wanted, names);
         let details = json!({ "peer": wanted, "suggestions": near });
         error.with_details(details)

@@ -39,7 +39,8 @@ pub(crate) struct Global {
     )]
     pub(crate) data_dir: Option<PathBuf>,
     /// Acts with the API key in this file instead of as the owner, who may do everything: for
-    /// agents and scripts. The file must be readable by its owner alone
+    /// agents and scripts. The file must be readable by its owner alone. Commands that change the
+    /// data directory and ask no node refuse it
     #[arg(
         long,
         global = true,

@@ -78,6 +78,12 @@ pub(crate) fn explain(error: &CallError, place: &Place) -> Failure {
         let hint = grant_hint(error, &refused_by).or_else(|| input_hint(error, place));
         return failure.hint_if(hint);
     }
+    if place.operation.is_empty()
+        && let Some((message, hint)) = of_flag(error)
+    {
+        failure.message = message;
+        return failure.hint_if(hint);
+    }
     if let Some(message) = violations(error).or_else(|| not_offered(error, place)) {
         failure.message = message;
     }
@@ -119,6 +125,38 @@ fn violations(error: &CallError) -> Option<String> {
     Some(format!("invalid input: {told}"))
 }
 
+/// The one thing that is wrong with the input of an operation that a command
+/// chose: the person wrote a flag, and knows no pointer.
+fn of_flag(error: &CallError) -> Option<(String, Option<String>)> {
+    if !error.is(ErrorCode::InvalidInput) {
+        return None;
+    }
+    let [only] = error.details.as_deref()?.as_array()?.as_slice() else {
+        return None;
+    };
+    let (message, pointer) = (
+        only.get("message")?.as_str()?,
+        only.get("pointer")?.as_str()?,
+    );
+    let field = pointer.split('/').nth(1).unwrap_or_default();
+    let field = field
+        .trim_end_matches("_ms")
+        .trim_end_matches("_in")
+        .replace('_', "-");
+    let names_itself = field.is_empty() || message.contains('`');
+    let message = match names_itself {
+        true => message.to_owned(),
+        false => format!("{field}: {message}"),
+    };
+    let hint = match message.contains("did you mean") {
+        true => None,
+        false if message.starts_with("no role") => Some("alknet roles".to_owned()),
+        false if message.starts_with("no operation") => Some("alknet ops list".to_owned()),
+        false => None,
+    };
+    Some((message, hint))
+}
+
 /// Who refused. A missing right to go on to a peer is refused by the node
 /// before it; everything else by the last one on the route.
 fn refused_by(error: &CallError, place: &Place) -> String {
@@ -145,9 +183,9 @@ fn placed(message: &str, node: &str) -> String {
 fn grant_hint(error: &CallError, node: &str) -> Option<String> {
     let caller = text(error, "/caller")?;
     if let Some(key) = text(error, "/key") {
-        // Its peer holds it: no grant helps, another key does.
+        // No grant helps, another key does.
         return Some(format!(
-            "key `{key}` was made narrower than `{caller}`: alknet keys create makes another"
+            "key `{key}` may not, whatever `{caller}` is granted: alknet keys create makes another"
         ));
     }
     // A resource that is missing is less than the whole operation, and enough.
@@ -180,6 +218,8 @@ fn hint(error: &CallError, place: &Place) -> Option<String> {
             text(error, "/peer").map(|peer| peers_of(place, peer))
         }
         ErrorCode::NotFound => Some(format!("alknet ops list{}", place.on())),
+        // This node itself, which says why.
+        ErrorCode::Unavailable if place.route.is_empty() && text(error, "/peer").is_none() => None,
         ErrorCode::Unavailable => {
             let peer = text(error, "/peer").unwrap_or_default();
             Some(peers_of(place, peer))
@@ -216,8 +256,12 @@ fn suggestions(error: &CallError) -> Option<String> {
     if let Some(free) = details.get("suggestion").and_then(Value::as_str) {
         return Some(format!("`--name {}` is free", quote(free)));
     }
-    let near: Vec<String> = details
-        .get("suggestions")?
+    near(details.get("suggestions"))
+}
+
+/// `did you mean ...?` of a list of names.
+pub(crate) fn near(names: Option<&Value>) -> Option<String> {
+    let near: Vec<String> = names?
         .as_array()?
         .iter()
         .filter_map(Value::as_str)
@@ -472,6 +516,33 @@ mod tests {
             failure.message,
             "invalid input: `/b`: x; `/b`: x; `/b`: x; `/b`: x (and 1 more)"
         );
+    }
+
+    #[test]
+    fn what_a_command_asked_for_wrongly_is_said_without_pointers() {
+        let told = |pointer: &str, message: &str| {
+            let error = CallError::invalid_field(pointer, message);
+            explain(&error, &Place::default()).to_string()
+        };
+        assert_eq!(
+            told("/grants/0", "no role `nonesuch`"),
+            "error: no role `nonesuch`\nhint: alknet roles"
+        );
+        assert_eq!(
+            told("/targets/0", "no role `watchr`; did you mean `watcher`?"),
+            "error: no role `watchr`; did you mean `watcher`?"
+        );
+        assert_eq!(
+            told("/expires_in_ms", "at most 100 years"),
+            "error: expires: at most 100 years"
+        );
+    }
+
+    #[test]
+    fn what_this_node_itself_does_not_have_is_no_matter_of_peers() {
+        let locked = CallError::new(ErrorCode::Unavailable, "the vault is locked");
+        let told = explain(&locked, &Place::default());
+        assert_eq!(told.to_string(), "error: the vault is locked");
     }
 
     #[test]

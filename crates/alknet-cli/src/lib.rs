@@ -21,6 +21,7 @@ pub mod fuzz;
 mod hardening;
 mod hint;
 mod input;
+mod log_lines;
 mod mask;
 mod node_access;
 mod output;

@@ -233,6 +233,23 @@ pub(crate) fn check_keys(dir: &Path) -> Result<String, Findings> {
     }
 }
 
+/// What helps when the keys are gone.
+pub(crate) const KEYS_BACK: &str = "bring them back: alknet restore, with a backup, into another --data-dir; or alknet init --restore -, with the words";
+
+/// What helps when the database is gone.
+pub(crate) const DATABASE_BACK: &str = "bring it back: alknet restore, with a backup, into another --data-dir; `alknet up` makes an empty one";
+
+/// Whether there is a database, of whatever node.
+pub(crate) fn has_database(dir: &Path) -> bool {
+    node::DataDir::new(dir).database().exists()
+}
+
+/// Whether a node has run here, and its database is not there.
+pub(crate) fn has_lost_database(dir: &Path) -> bool {
+    let data = node::DataDir::new(dir);
+    is_initialised(dir) && data.has_run() && !data.database().exists()
+}
+
 /// Looks for damage in the database.
 pub(crate) fn check_database(dir: &Path, deep: bool) -> Result<String, Findings> {
     let found = match deep {
@@ -241,6 +258,10 @@ pub(crate) fn check_database(dir: &Path, deep: bool) -> Result<String, Findings>
     };
     match found {
         Ok(true) => Ok("is whole".into()),
+        Ok(false) if has_lost_database(dir) => Err(Findings {
+            message: "it is gone: a node has run here".into(),
+            hint: Some(DATABASE_BACK.into()),
+        }),
         Ok(false) => Ok("there is none yet".into()),
         Err(error) => {
             let message = sentence(&error);

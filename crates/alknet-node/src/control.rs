@@ -127,7 +127,7 @@ pub async fn connect_as(dir: &Path, key: Option<&ApiKey>) -> Result<LocalNode, C
     if !is_running(dir) {
         return Err(not_running());
     }
-    let owner = SecretKey::from_bytes(&data.read_owner_key()?);
+    let owner = SecretKey::from_bytes(&*data.read_owner_key()?);
     let no_answer = |reason: String| ConnectError::NoAnswer {
         pid: runtime.pid,
         reason,

@@ -1,13 +1,18 @@
 //! The data directory: what lies where, and who may read it.
 
+use alknet_core::storage::hex32;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
-    io::Write,
+    io::{self, Read, Write},
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+use zeroize::Zeroizing;
+
+/// More than the owner's key in hexadecimal digits and the end of its line.
+const OWNER_KEY_BYTES_MAX: usize = 128;
 
 /// Where a node keeps what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,17 +140,21 @@ impl DataDir {
         self.0.join("port")
     }
 
-    /// Makes the directory for its owner alone.
+    /// Makes the directory for its owner alone; on disk when it returns.
     ///
     /// # Errors
     ///
     /// [`DataDirError::Io`] if it cannot be made.
     pub fn create(&self) -> Result<(), DataDirError> {
+        let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let missing: Vec<_> = self.0.ancestors().take_while(missing).collect();
         let made = fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.0);
-        made.map_err(|source| DataDirError::Io {
+        // A name is on disk when the directory that holds it is.
+        let kept = made.and_then(|()| missing.into_iter().try_for_each(sync_parent));
+        kept.map_err(|source| DataDirError::Io {
             path: self.0.clone(),
             source,
         })
@@ -176,10 +185,10 @@ impl DataDir {
     ///
     /// [`DataDirError::Io`] if it cannot be written.
     pub fn write_owner_key(&self, secret: &[u8; 32]) -> Result<(), DataDirError> {
-        write_private(
-            &self.owner_key(),
-            format!("{}\n", alknet_core::storage::hex32::encode(secret)).as_bytes(),
-        )
+        let mut text = Zeroizing::new(String::with_capacity(OWNER_KEY_BYTES_MAX));
+        text.push_str(&Zeroizing::new(hex32::encode(secret)));
+        text.push('\n');
+        write_private(&self.owner_key(), text.as_bytes())
     }
 
     /// Reads the owner's secret key.
@@ -187,14 +196,23 @@ impl DataDir {
     /// # Errors
     ///
     /// [`DataDirError`] if it is missing, exposed or damaged.
-    pub fn read_owner_key(&self) -> Result<[u8; 32], DataDirError> {
+    pub fn read_owner_key(&self) -> Result<Zeroizing<[u8; 32]>, DataDirError> {
         let path = self.owner_key();
-        let text = fs::read_to_string(&path).map_err(|source| DataDirError::Io {
+        let failed = |source| DataDirError::Io {
             path: path.clone(),
             source,
-        })?;
-        check_mode(&path)?;
-        alknet_core::storage::hex32::decode(text.trim()).ok_or_else(|| DataDirError::Damaged {
+        };
+        let file = fs::File::open(&path).map_err(failed)?;
+        // Of the file that is read, whatever the name stands for by then.
+        refuse_exposed(&path, &file.metadata().map_err(failed)?)?;
+        // Room for all of it: a text that grows leaves copies behind.
+        let mut text = Zeroizing::new(String::with_capacity(OWNER_KEY_BYTES_MAX));
+        let read = file
+            .take(OWNER_KEY_BYTES_MAX as u64)
+            .read_to_string(&mut text);
+        read.map_err(failed)?;
+        let key = hex32::decode(text.trim()).map(Zeroizing::new);
+        key.ok_or_else(|| DataDirError::Damaged {
             path,
             reason: "not 64 hexadecimal digits".into(),
         })
@@ -208,6 +226,12 @@ impl DataDir {
             .trim()
             .parse()
             .ok()
+    }
+
+    /// Whether a node has been started here.
+    #[must_use]
+    pub fn has_run(&self) -> bool {
+        self.port_file().exists() || self.runtime_file().exists()
     }
 
     /// Keeps the port for later starts.
@@ -240,6 +264,10 @@ fn check_mode(path: &Path) -> Result<(), DataDirError> {
     let Ok(found) = fs::metadata(path) else {
         return Ok(());
     };
+    refuse_exposed(path, &found)
+}
+
+fn refuse_exposed(path: &Path, found: &fs::Metadata) -> Result<(), DataDirError> {
     let mode = found.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {
         Ok(())
@@ -270,8 +298,13 @@ pub(crate) fn write_private(path: &Path, text: &[u8]) -> Result<(), DataDirError
         .and_then(|()| file.sync_all())
         .map_err(failed)?;
     fs::rename(&temporary, path).map_err(failed)?;
-    let parent = path.parent().unwrap_or(Path::new("."));
-    fs::File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .map_err(failed)
+    sync_parent(path).map_err(failed)
+}
+
+/// Has the disk keep the name of `path`.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -116,7 +116,10 @@ pub(crate) async fn open(
             .map_err(|error| invalid(&error))?;
     }
     let endpoint = builder.bind().await.map_err(|error| invalid(&error))?;
+    // If the one kept before is only taken for now it is tried again: peers
+    // look there.
     if asked.port() == 0
+        && data.kept_port().is_none()
         && let Some(bound) = endpoint.bound_sockets().first()
     {
         data.keep_port(bound.port())?;

@@ -50,6 +50,9 @@ pub enum InitError {
     /// the one that was to be restored.
     #[error("`{0}` holds a restore that was interrupted")]
     HalfRestored(String),
+    /// The database of a node is there, and its keys are gone.
+    #[error("`{0}` holds a node's database and no keys")]
+    KeysMissing(String),
     /// The words are no mnemonic.
     #[error("these words cannot bring a node back")]
     Words(#[source] ParseMnemonicError),
@@ -73,6 +76,9 @@ pub enum InitError {
     Lock(#[from] LockError),
 }
 
+/// What helps when keys are gone and the rest of the node is there.
+const KEYS_BACK: &str = "bring them back with its words: alknet init --restore -; or restore a backup into another directory";
+
 impl InitError {
     /// The sentence that helps.
     #[must_use]
@@ -82,6 +88,7 @@ impl InitError {
                 Some("choose another --data-dir, or start it: alknet up".into())
             }
             InitError::HalfRestored(dir) => Some(format!("rm -r '{dir}', and restore again")),
+            InitError::KeysMissing(_) => Some(KEYS_BACK.into()),
             InitError::DataDir(error) => error.hint(),
             _ => None,
         }
@@ -101,28 +108,32 @@ pub fn is_initialised(dir: &Path) -> bool {
 /// [`InitError`]; a directory that holds a node is never changed.
 pub fn init(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitError> {
     // Before anything is made in it.
-    check_free(dir)?;
+    check_free(dir, options)?;
     let chosen = Chosen::by(options)?;
     DataDir::new(dir).create()?;
     // Without it, a restore into the same directory would take this node's
     // files for its own.
     let _lock = InstanceLock::acquire(dir)?;
-    check_free(dir)?;
+    check_free(dir, options)?;
     chosen.make(dir)
 }
 
 /// The same, for whoever holds the lock of the directory, which exists.
 pub(crate) fn init_locked(dir: &Path, options: &InitOptions<'_>) -> Result<InitReport, InitError> {
-    check_free(dir)?;
+    check_free(dir, options)?;
     Chosen::by(options)?.make(dir)
 }
 
-fn check_free(dir: &Path) -> Result<(), InitError> {
+fn check_free(dir: &Path, options: &InitOptions<'_>) -> Result<(), InitError> {
     if is_initialised(dir) {
         return Err(InitError::Exists(dir.display().to_string()));
     }
     if is_interrupted(dir) {
         return Err(InitError::HalfRestored(dir.display().to_string()));
+    }
+    // New keys would make another node of it, which none of its peers knows.
+    if options.words.is_none() && DataDir::new(dir).database().exists() {
+        return Err(InitError::KeysMissing(dir.display().to_string()));
     }
     Ok(())
 }
@@ -229,7 +240,7 @@ pub(crate) fn open_keys(
         true => Some(data.read_owner_key()?),
         false => None,
     };
-    if held.as_ref() != Some(owner.expose()) {
+    if held.as_deref() != Some(owner.expose()) {
         data.write_owner_key(owner.expose())?;
     }
     Ok(NodeKeys {

@@ -134,7 +134,7 @@ impl Ticket {
                 TicketError::NotATicket
             });
         };
-        let bytes = decode_base32(encoded)?;
+        let (bytes, left_over) = decode_base32(encoded)?;
         let [version, high, low, rest @ ..] = bytes.as_slice() else {
             return Err(TicketError::Truncated);
         };
@@ -146,7 +146,9 @@ impl Ticket {
             return Err(TicketError::Truncated);
         }
         let (body, checksum) = rest.split_at(length);
-        if checksum.len() != CHECKSUM_BYTES
+        // More than was made: what of it is right is anybody's guess.
+        if left_over
+            || checksum.len() != CHECKSUM_BYTES
             || &blake3::hash(&bytes[..3 + length]).as_bytes()[..CHECKSUM_BYTES] != checksum
         {
             return Err(TicketError::Damaged);
@@ -165,9 +167,9 @@ impl Ticket {
     }
 }
 
-/// Decodes what can be decoded: a cut in the middle of a byte is a truncation,
-/// not a damage.
-fn decode_base32(text: &str) -> Result<Vec<u8>, TicketError> {
+/// Decodes what can be decoded, and tells whether that was not all: a cut in the
+/// middle of a byte is a truncation, not a damage.
+fn decode_base32(text: &str) -> Result<(Vec<u8>, bool), TicketError> {
     let upper = text.to_ascii_uppercase();
     if !upper
         .bytes()
@@ -178,7 +180,7 @@ fn decode_base32(text: &str) -> Result<Vec<u8>, TicketError> {
     for cut in 0..8 {
         let end = upper.len().saturating_sub(cut);
         if let Ok(bytes) = BASE32_NOPAD.decode(&upper.as_bytes()[..end]) {
-            return Ok(bytes);
+            return Ok((bytes, cut > 0));
         }
     }
     Err(TicketError::Truncated)
@@ -255,6 +257,11 @@ mod tests {
                 Ticket::parse(std::str::from_utf8(&bytes).unwrap()).is_err(),
                 "changed at {at}"
             );
+        }
+        // One character, or more, at its end.
+        for more in ["a", "x7", "abc", "abcdefgh"] {
+            let longer = format!("{text}{more}");
+            assert_eq!(Ticket::parse(&longer), Err(TicketError::Damaged), "{more}");
         }
         assert_eq!(Ticket::parse("hello"), Err(TicketError::NotATicket));
         assert_eq!(Ticket::parse(""), Err(TicketError::NotATicket));

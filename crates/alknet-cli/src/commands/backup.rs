@@ -65,6 +65,9 @@ pub(crate) async fn run(app: &App, args: BackupArgs) -> Result<(), Failure> {
     let route = args.on.as_deref().map(parse_route).transpose();
     let route = route.map_err(|error| Failure::usage(error.to_string()))?;
     check_target(app, &args)?;
+    if args.passphrase_file.is_some() {
+        app.takes_no_key("backup --passphrase-file")?;
+    }
     let passphrase = args.passphrase_file.as_deref().map(read_passphrase_file);
     let passphrase = passphrase.transpose()?;
     let vault = match passphrase {
@@ -81,7 +84,10 @@ pub(crate) async fn run(app: &App, args: BackupArgs) -> Result<(), Failure> {
         None if node_access::is_running(app.dir()) => {
             download(app, Route::new(), &mut partial).await?
         }
-        None => copy(app, &mut partial).await?,
+        None => {
+            app.takes_no_key("backup")?;
+            copy(app, &mut partial).await?
+        }
     };
     if let Some(vault) = vault {
         let mut whole = Partial::create(&beside)?;

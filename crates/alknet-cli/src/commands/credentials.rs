@@ -4,6 +4,7 @@ use crate::{
     app::App,
     commands::passphrase,
     failure::Failure,
+    hint::quote,
     output::cell,
     prompt,
     table::{Table, one_line},
@@ -37,8 +38,9 @@ end of its last line is left out.")]
         provider: String,
         /// Which of the accounts there: `ada`
         account: String,
-        /// Where the secret is: `-` for standard input, `@FILE` for a file; asked
-        /// for, unseen, if not given
+        /// Where the secret is: `-` for standard input, `@FILE` for a file; if not
+        /// given it is asked for, unseen, or read from standard input where nobody
+        /// can be asked
         #[arg(value_name = "-|@FILE", allow_hyphen_values = true)]
         source: Option<String>,
     },
@@ -50,7 +52,7 @@ end of its last line is left out.")]
         provider: String,
         /// Which of the accounts there
         account: String,
-        /// Does not ask
+        /// Does not ask; needed where nobody can be asked
         #[arg(long)]
         yes: bool,
     },
@@ -149,7 +151,16 @@ async fn list(app: &App) -> Result<(), Failure> {
 
 async fn remove(app: &App, provider: &str, account: &str, yes: bool) -> Result<(), Failure> {
     let name = format!("{provider}/{account}");
-    if !yes && app.out.can_ask() {
+    if !yes && !app.out.can_ask() {
+        let message = "a removed secret is gone for good, and nobody can be asked here";
+        let command = format!(
+            "alknet credentials remove {} {} --yes",
+            quote(provider),
+            quote(account)
+        );
+        return Err(Failure::usage(message).hint(format!("use --yes: {command}")));
+    }
+    if !yes {
         let question = one_line(&format!("remove credential `{name}`, for good?"));
         if !prompt::confirm(&question).await? {
             return Err(Failure::local("nothing was removed"));

@@ -141,7 +141,14 @@ async fn checks(app: &App, deep: bool) -> Result<Vec<Check>, Failure> {
         }
     };
     if !node_access::is_initialised(dir) {
-        checks.push(Check::warn("keys", "there are none yet").hint("alknet up"));
+        checks.push(match node_access::has_database(dir) {
+            true => Check::fail(
+                "keys",
+                "there are none, and a database of a node that had some",
+            )
+            .hint(node_access::KEYS_BACK),
+            false => Check::warn("keys", "there are none yet").hint("alknet up"),
+        });
         return Ok(checks);
     }
     checks.push(machine::files(dir));
@@ -275,6 +282,11 @@ fn port(dir: &Path, config: &Config) -> Check {
     match UdpSocket::bind(wanted) {
         Ok(_) if wanted.port() == 0 => Check::ok("port", "any free one will be taken"),
         Ok(_) => Check::ok("port", format!("UDP {wanted} is free")),
+        Err(error) if config.network.bind.is_none_or(|bind| bind.port() == 0) => Check::warn(
+            "port",
+            format!("UDP {wanted}, at which peers look for this node, is taken: {error}"),
+        )
+        .hint("end what has it (a copy of this node?): until then `alknet up` takes another"),
         Err(error) => Check::fail("port", format!("UDP {wanted} cannot be taken: {error}"))
             .hint("alknet up --bind ADDR:PORT"),
     }

@@ -42,7 +42,14 @@ pub(crate) struct JoinArgs {
 
 pub(crate) async fn run(app: &App, args: JoinArgs) -> Result<(), Failure> {
     let ticket = match args.ticket.as_str() {
-        "-" => read_stdin().await?,
+        "-" => match read_stdin().await? {
+            nothing if nothing.trim().is_empty() => {
+                return Err(Failure::usage(
+                    "standard input is empty: a ticket was to be there",
+                ));
+            }
+            read => read,
+        },
         ticket => ticket.to_owned(),
     };
     let mut input = json!({

@@ -3,8 +3,9 @@
 use crate::{
     app::App,
     cli::parse_duration,
+    commands::progress::Partial,
     duration,
-    failure::Failure,
+    failure::{Exit, Failure},
     hint::quote,
     node_access::{ApiKey, GrantTarget, Secret},
     output::cell,
@@ -13,15 +14,20 @@ use crate::{
 };
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use std::{fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The command line acts as the owner, who may do everything. Give an agent, or a
 script, a key instead, and it may do what the key may and no more:
 
-  alknet keys create --name agent --role reader --expires 30d > agent.key
-  chmod 600 agent.key
+  alknet keys create --name agent --role reader --expires 30d --output agent.key
   ALKNET_KEY_FILE=agent.key alknet call fs/list")]
 pub(crate) struct KeysArgs {
     #[command(subcommand)]
@@ -56,11 +62,12 @@ given the role, scopes and grants; `alknet grant NAME ...` changes that later.
 With --peer the key is that peer's: it may do what the peer may, and of that no
 more than --role, --scope and --grant say, if any of them is given.
 
-The key alone goes to standard output. Nobody can print it again.
+The key alone goes to standard output, or with --output into a new file that only
+its owner may read; no file is replaced. Nobody can print it again.
 
 Examples:
-  alknet keys create --name agent --role reader --expires 30d > agent.key
-  alknet keys create --name ci --peer laptop --grant deploy/restart")]
+  alknet keys create --name agent --role reader --expires 30d --output agent.key
+  alknet keys create --name ci --peer laptop --grant deploy/restart | pass insert -m ci")]
 struct CreateArgs {
     /// What the key is for
     #[arg(long)]
@@ -80,6 +87,10 @@ struct CreateArgs {
     /// How long it is good for; for ever if not given
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     expires: Option<Duration>,
+    /// Writes the key into this file, which must not exist, readable by its owner
+    /// alone
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 pub(crate) async fn run(app: &App, args: KeysArgs) -> Result<(), Failure> {
@@ -117,7 +128,11 @@ impl CreateArgs {
 }
 
 async fn create(app: &App, args: &CreateArgs) -> Result<(), Failure> {
-    let reply = app.ask("keys/create", args.input()).await?;
+    // Before there is a key: one that cannot be kept is lost.
+    let target = args.output.as_deref();
+    let mut file = target.map(new_file).transpose()?;
+    let asked = app.ask("keys/create", args.input()).await;
+    let mut reply = asked.map_err(|failure| or_second_key(failure, args))?;
     let field = |name: &str| cell(reply.get(name));
     warn_of(app, &reply);
     let may = match reply.get("grants").filter(|grants| grants.is_array()) {
@@ -135,9 +150,56 @@ async fn create(app: &App, args: &CreateArgs) -> Result<(), Failure> {
         field("peer"),
     );
     app.out.say(&one_line(&said));
+    if let (Some(target), Some(file)) = (target, file.take()) {
+        keep(file, target, &field("key")).map_err(|failure| {
+            let id = field("id");
+            failure.hint(format!(
+                "the key is made, and lost: alknet keys revoke {id}"
+            ))
+        })?;
+        if let Some(fields) = reply.as_object_mut() {
+            fields.remove("key");
+            fields.insert("file".into(), json!(target));
+        }
+        return match app.out.json {
+            true => app.out.json_line(&reply),
+            false => Ok(()),
+        };
+    }
     match app.out.json {
         true => app.out.json_line(&reply),
         false => app.out.text(&field("key")),
+    }
+}
+
+/// Where the key is to be, which is nowhere yet.
+fn new_file(target: &Path) -> Result<Partial, Failure> {
+    if target.symlink_metadata().is_ok() {
+        let message = format!("`{}` exists already", target.display());
+        return Err(Failure::new(Exit::FAILED, "EXISTS", message)
+            .hint("a key replaces no file: choose another name"));
+    }
+    Partial::create(target)
+}
+
+fn keep(mut file: Partial, target: &Path, key: &str) -> Result<(), Failure> {
+    let written = writeln!(file.file(), "{key}");
+    written.map_err(|error| file.failed(&error))?;
+    file.place(target, false)
+}
+
+/// The name is taken by a peer, which may have several keys.
+fn or_second_key(failure: Failure, args: &CreateArgs) -> Failure {
+    let details = failure.details.as_ref();
+    let free = details.and_then(|details| details.get("suggestion")?.as_str());
+    match free.filter(|_| failure.code == "CONFLICT" && args.peer.is_none()) {
+        Some(free) => {
+            let (free, name) = (quote(free), quote(&args.name));
+            failure.hint(format!(
+                "`--name {free}` is free; another key of `{name}` itself: --peer {name}"
+            ))
+        }
+        None => failure,
     }
 }
 
@@ -271,7 +333,8 @@ pub(crate) fn read_key_file(path: &Path) -> Result<ApiKey, Failure> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::{fs, path::PathBuf};
+    use crate::node_access::{CallError, ErrorCode};
+    use std::fs;
 
     fn file(content: &[u8], mode: u32) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -302,6 +365,45 @@ mod tests {
             assert!(refused.message.contains("can be read by others"));
             assert!(refused.hint.unwrap().starts_with("chmod go= "));
         }
+    }
+
+    #[test]
+    fn a_key_is_kept_for_its_owner_alone_and_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.key");
+        keep(new_file(&path).unwrap(), &path, key().expose()).unwrap();
+        assert_eq!(read_key_file(&path).unwrap().expose(), key().expose());
+        let refused = new_file(&path).err().unwrap();
+        assert_eq!(refused.code, "EXISTS");
+        // Made in between: the file stays as it is, and nothing is left beside.
+        let other = dir.path().join("other.key");
+        let late = new_file(&other).unwrap();
+        fs::write(&other, "precious").unwrap();
+        assert!(keep(late, &other, key().expose()).is_err());
+        assert_eq!(fs::read(&other).unwrap(), b"precious");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_taken_name_may_be_one_to_make_a_second_key_for() {
+        let error = CallError::new(ErrorCode::Conflict, "the name `agent` is taken")
+            .with_details(json!({ "name": "agent", "suggestion": "agent-2" }));
+        let mut args = CreateArgs {
+            name: "agent".into(),
+            peer: None,
+            role: None,
+            scope: vec![],
+            grant: vec![],
+            expires: None,
+            output: None,
+        };
+        let hint = |args: &CreateArgs| or_second_key(Failure::call(&error), args).hint;
+        assert_eq!(
+            hint(&args).as_deref(),
+            Some("`--name agent-2` is free; another key of `agent` itself: --peer agent")
+        );
+        args.peer = Some("laptop".into());
+        assert_eq!(hint(&args), None);
     }
 
     #[test]
@@ -353,6 +455,7 @@ mod tests {
             scope: vec![],
             grant: vec![],
             expires: Some(Duration::from_secs(60)),
+            output: None,
         };
         let input = |role| args(role).input();
         let plain = json!({ "name": "ci", "peer": "laptop", "expires_in_ms": 60_000 });

@@ -45,6 +45,7 @@ use crate::{
     cli::Command,
     failure::{Exit, Failure},
     hardening,
+    log_lines::OneLine,
 };
 use serde_json::json;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
@@ -125,7 +126,7 @@ fn filter(verbose: u8, least: &str) -> EnvFilter {
 /// Log lines on standard error, for commands that are no node.
 pub(crate) fn log_to_stderr(app: &App) {
     if app.verbose > 0 {
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(std::io::stderr()));
         let lines = lines.with_filter(filter(app.verbose, "off"));
         // Only fails when an embedding program has installed one: keep that.
         let _ = tracing_subscriber::registry().with(lines).try_init();

@@ -46,7 +46,7 @@ pub(crate) fn read_passphrase_file(path: &Path) -> Result<Secret, Failure> {
         );
         return Err(Failure::local(message).hint(format!("chmod go= {}", path.display())));
     }
-    read(file, BYTES_MAX, &path.display().to_string())
+    read(file, BYTES_MAX, &format!("`{}`", path.display()))
 }
 
 /// Reads a secret from a file, without the end of its last line. Who else may
@@ -57,7 +57,7 @@ pub(crate) fn read_passphrase_file(path: &Path) -> Result<Secret, Failure> {
 /// If it cannot be read, is too long, or holds no text.
 pub(crate) fn read_secret(path: &Path) -> Result<Secret, Failure> {
     let file = File::open(path).map_err(|error| Failure::io("read", path, &error))?;
-    read(file, SECRET_BYTES_MAX, &path.display().to_string())
+    read(file, SECRET_BYTES_MAX, &format!("`{}`", path.display()))
 }
 
 /// The same from standard input.
@@ -98,7 +98,7 @@ fn read(from: impl Read, bytes_max: u64, name: &str) -> Result<Secret, Failure> 
             Ok(_) => format!("it has more than {bytes_max} bytes"),
         };
         drop(Secret::new(bytes));
-        return Err(Failure::local(format!("failed to read `{name}`: {why}")));
+        return Err(Failure::local(format!("failed to read {name}: {why}")));
     }
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
@@ -109,8 +109,8 @@ fn read(from: impl Read, bytes_max: u64, name: &str) -> Result<Secret, Failure> 
     let secret = Secret::new(bytes);
     match secret.expose_text() {
         Some(text) if !text.is_empty() => Ok(secret),
-        Some(_) => Err(Failure::local(format!("`{name}` is empty"))),
-        None => Err(Failure::local(format!("`{name}` holds no text (UTF-8)"))),
+        Some(_) => Err(Failure::local(format!("{name} is empty"))),
+        None => Err(Failure::local(format!("{name} holds no text (UTF-8)"))),
     }
 }
 

@@ -142,7 +142,8 @@ struct RotateArgs {
     /// Its new public key, 64 hexadecimal digits
     #[arg(long, value_name = "ID")]
     node_id: String,
-    /// How long the old key works beside the new one
+    /// How long the old key works beside the new one; given again with the same
+    /// new key, it changes that: `0s` ends the old one now
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     overlap: Option<Duration>,
 }

@@ -212,6 +212,12 @@ fn report(app: &App, restored: &backup::RestoreReport) -> Result<(), Failure> {
             restored.invites_revoked
         ));
     }
+    if restored.passphrase_lost {
+        app.out.say(
+            "a passphrase protected the keys, and a key file beside them does now, as after every \
+             restore by words; a passphrase again: alknet vault passwd",
+        );
+    }
     app.out
         .say("end the node that this is a backup of: two with one id disturb each other");
     Ok(())

@@ -9,6 +9,7 @@ use crate::{
     descriptors,
     failure::{Exit, Failure},
     hardening,
+    log_lines::OneLine,
     node_access::{self, Launch, LogBuffer, RelaySetting, RunningNode, Secret},
     prompt,
     signals::{self, StopSignals},
@@ -151,6 +152,13 @@ async fn prepare(app: &App, args: &UpArgs) -> Result<Option<Secret>, Failure> {
     }
     // Before anything is made: a misspelt file makes nothing.
     let config = settings::load_checked(&path, app.dir())?;
+    // In the foreground, the log of the start says so.
+    if args.detach && node_access::has_lost_database(app.dir()) {
+        app.out
+            .warn("the database is gone: the node starts without peers, grants and history");
+        app.out
+            .say(&format!("hint: {}", node_access::DATABASE_BACK));
+    }
     let passphrase = match node_access::is_initialised(app.dir()) {
         true => vault::old_passphrase(app, args.passphrase_file.as_ref()).await?,
         false => {
@@ -215,7 +223,7 @@ async fn ask_relay_url() -> Result<String, Failure> {
 fn install_logs(app: &App, logs: LogBuffer) {
     let least = if app.out.quiet { "error" } else { "warn" };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(|| OneLine(std::io::stderr()))
         .with_ansi(app.out.has_colour())
         .with_filter(filter(app.verbose, least));
     let kept =

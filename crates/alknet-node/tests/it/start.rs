@@ -198,8 +198,18 @@ async fn a_port_that_was_picked_and_is_taken_is_replaced() {
     })
     .await;
     let node = builder(dir.path(), "home").spawn().await.unwrap();
-    assert!(!node.status().addresses[0].ends_with(&format!(":{port}")));
+    let status = node.status();
+    assert!(!status.addresses[0].ends_with(&format!(":{port}")));
+    let told = format!("another program has UDP port {port}, at which peers look");
+    assert!(
+        status.notes.iter().any(|note| note.starts_with(&told)),
+        "{:?}",
+        status.notes
+    );
     node.shutdown(std::time::Duration::ZERO).await;
+    // Peers look there still: it stays the node's.
+    let kept = std::fs::read_to_string(dir.path().join("port")).unwrap();
+    assert_eq!(kept.trim(), port.to_string());
 }
 
 #[tokio::test(flavor = "multi_thread")]

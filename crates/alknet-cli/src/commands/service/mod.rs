@@ -149,7 +149,7 @@ fn unit(app: &App, args: &InstallArgs) -> Result<Unit, Failure> {
             data_dir.display()
         );
         return Err(Failure::new(Exit::FAILED, "NEEDS_PASSPHRASE", message)
-            .hint("--passphrase-file FILE, which systemd hands over; or: alknet vault passwd --key-file"));
+            .hint("--passphrase-file FILE, which systemd hands over; or: alknet vault passwd --no-passphrase"));
     }
     let absolute = |path: &PathBuf| {
         std::path::absolute(path).map_err(|error| Failure::io("find", path, &error))

@@ -142,3 +142,33 @@ fn whatever_lies_in_the_directory_doctor_ends_in_order() {
         "{files}"
     );
 }
+
+#[test]
+fn what_has_gone_of_keys_and_database_is_told_and_never_made_anew_over_the_rest() {
+    let mut home = Node::start("home", exec_config());
+    home.stop();
+    let vault = home.data().join("vault.json");
+    let away = home.path("vault.away");
+    fs::rename(&vault, &away).unwrap();
+    let doctor = home.cli(&["doctor", "--json"]).exits(1).json();
+    assert_eq!(check(&doctor, "keys")["status"], "fail");
+    for command in ["up", "init"] {
+        let said = home.cli(&[command]).exits(1);
+        assert!(
+            said.stderr.contains("a node's database and no keys"),
+            "{said:?}"
+        );
+    }
+    assert!(!vault.exists());
+    fs::rename(&away, &vault).unwrap();
+    for name in ["alknet.db", "alknet.db-wal", "alknet.db-shm"] {
+        // Those beside it are there only after a crash.
+        let _ = fs::remove_file(home.data().join(name));
+    }
+    let doctor = home.cli(&["doctor", "--json"]).exits(1).json();
+    let found = check(&doctor, "database");
+    assert_eq!(found["message"], "it is gone: a node has run here");
+    let up = home.cli(&["up", "--detach", "--relay", "none"]).exits(0);
+    assert!(up.stderr.contains("the database is gone"), "{up:?}");
+    home.cli(&["down"]).exits(0);
+}

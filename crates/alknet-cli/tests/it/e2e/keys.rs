@@ -1,7 +1,7 @@
 //! API keys: whoever has one may do what it says, on record, until it ends.
 
 use super::harness::{Node, Pair, error_code, eventually, exec_config};
-use crate::program::{Said, finish};
+use crate::program::{Place, Said, finish};
 use serde_json::Value;
 use std::{
     fs,
@@ -419,4 +419,41 @@ fn a_peer_is_known_by_its_ssh_keys_and_by_an_authority() {
     }
     let told = fs::read(home.data().join("alknet.db")).unwrap_or_default();
     assert!(!told.windows(8).any(|bytes| bytes == b"czNjcjN0"));
+}
+
+#[test]
+fn what_works_on_the_data_directory_refuses_to_act_with_a_key() {
+    let place = Place::new();
+    place.run(&["init"]).exits(0);
+    let before = files(&place.data());
+    // It need not hold a key: nothing may depend on what no node looks at.
+    for words in [
+        &["init"][..],
+        &["up"],
+        &["relay"],
+        &["restore", "x.backup"],
+        &["service", "install", "--user"],
+        &["vault", "passwd", "--new-passphrase-file", "x"],
+        &["vault", "replace", "--yes"],
+        &["backup", "x.backup"],
+        &["backup", "--passphrase-file", "x", "x.backup"],
+    ] {
+        let words = [&["--key-file", "x", "--json"], words].concat();
+        let said = place.run(&words).exits(4);
+        assert_eq!(error_code(&said.stderr), "FORBIDDEN", "{words:?}: {said:?}");
+        assert!(said.stderr.contains("ALKNET_KEY_FILE"), "{said:?}");
+    }
+    assert_eq!(files(&place.data()), before);
+}
+
+/// What lies in a directory, by name.
+fn files(dir: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let listed = fs::read_dir(dir).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        let bytes = fs::read(entry.path()).unwrap_or_default();
+        (entry.file_name(), bytes)
+    });
+    let mut listed: Vec<_> = listed.collect();
+    listed.sort();
+    listed
 }

@@ -268,4 +268,8 @@ fn slow_an_overlap_outlasts_a_restart_and_a_rotation_ends_the_one_before() {
     ticks.code();
     is_refused(&new);
     calls_work(&house.old);
+    // The same key again, with another overlap: the old one ends now.
+    house.rotate(third.id(), "0s");
+    assert_eq!(house.keys(), [(third.id().to_owned(), false)]);
+    is_refused(&house.old);
 }

@@ -118,7 +118,7 @@ fn a_credential_comes_from_anywhere_but_the_command_line() {
         rotated,
         json!({ "key_version": 2, "resealed": 2, "left": 0 })
     );
-    let remove = ["credentials", "remove", "github", "ada", "--json"];
+    let remove = ["credentials", "remove", "github", "ada", "--yes", "--json"];
     node.cli(&remove).exits(0);
     let said = node.cli(&remove).exits(1);
     assert_eq!(error_code(&said.stderr), "NOT_FOUND");

@@ -188,21 +188,33 @@ pub(super) async fn rotate(
         return Err(owner_stays());
     }
     let key = foreign_key(shared, &input.node_id)?;
-    if record.node_key() == Some(&key) {
-        return Err(CallError::new(
-            ErrorCode::Conflict,
-            format!("this is the key of `{id}` already"),
-        ));
-    }
     let now = shared.identities.now();
-    let until = access_until(now, "/overlap_ms", input.overlap_ms)?
-        .unwrap_or_else(|| now.plus(OVERLAP_DEFAULT));
-    // One more besides the new one: an older overlap ends here.
-    record.node_keys.retain(|held| held.until.is_none());
-    for held in &mut record.node_keys {
-        held.until = Some(until);
+    let given = access_until(now, "/overlap_ms", input.overlap_ms)?;
+    if record.node_key() == Some(&key) {
+        // Rotated before: what can still change is when the old key ends.
+        let older = |held: &&mut NodeKey| held.until.is_some_and(|until| until > now);
+        let mut changed = false;
+        if let Some(until) = given {
+            for held in record.node_keys.iter_mut().filter(older) {
+                held.until = Some(until);
+                changed = true;
+            }
+        }
+        if !changed {
+            return Err(CallError::new(
+                ErrorCode::Conflict,
+                format!("this is the key of `{id}` already"),
+            ));
+        }
+    } else {
+        let until = given.unwrap_or_else(|| now.plus(OVERLAP_DEFAULT));
+        // One more besides the new one: an older overlap ends here.
+        record.node_keys.retain(|held| held.until.is_none());
+        for held in &mut record.node_keys {
+            held.until = Some(until);
+        }
+        record.node_keys.insert(0, NodeKey { key, until: None });
     }
-    record.node_keys.insert(0, NodeKey { key, until: None });
     apply(shared, cx, IdentityChange::UpdatePeer(record), id.as_str()).await?;
     shared.keep_link(&id);
     find(shared, id.as_str()).map(|peer| view(shared, &peer))
