@@ -231,8 +231,12 @@ impl Store {
                 set_meta(connection, VAULT, &hex32::encode(&vault.name))?;
                 set_meta(connection, NODE, &hex32::encode(&vault.node))?;
             }
-            let event = NewEvent::of(EventKind::VAULT_ROTATED, "vault", &audit)
+            let mut event = NewEvent::of(EventKind::VAULT_ROTATED, "vault", &audit)
                 .with("key_version", to.key_version);
+            if let Some(vault) = to.vault {
+                // The node is another one from here on.
+                event = event.with("node_id", hex32::encode(&vault.node));
+            }
             record(connection, &audit, &event)?;
             Ok::<_, Fault>(done)
         });

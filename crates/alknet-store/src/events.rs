@@ -1,6 +1,7 @@
 //! What happened, in order: honker's stream, read and pruned with plain SQL.
 //!
-//! honker publishes with one insertion in the transaction that is open, so an
+//! Publishing is one insertion in the transaction that is open, the one that
+//! honker's own function makes (it prepares the statement each time), so an
 //! event is committed with its change or not at all. Its table has a number,
 //! a topic, a key and a text for each row; here the key is the kind, and the
 //! text a JSON object.
@@ -55,7 +56,7 @@ pub fn insert(connection: &Connection, event: &NewEvent) -> rusqlite::Result<()>
     };
     let text = serde_json::to_string(&text)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    // What `honker_stream_publish` does (it prepares the statement each time).
+    // What `honker_stream_publish` does.
     let sql = "INSERT INTO _honker_stream (topic, key, payload) VALUES (?1, ?2, ?3)";
     let row = params![TOPIC, event.kind.as_str(), text];
     connection.prepare_cached(sql)?.execute(row).map(drop)

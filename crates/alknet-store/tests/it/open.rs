@@ -2,7 +2,10 @@
 
 use alknet_core::{
     AuditRow, PeerId,
-    storage::{AuditFilter, AuditLog, IdentityChange, IdentityStore, PeerRecord, Timestamp},
+    storage::{
+        AuditFilter, AuditLog, EventKind, IdentityChange, IdentityStore, NewEvent, PeerRecord,
+        Timestamp,
+    },
 };
 use alknet_store::{OpenStoreError, Store, rusqlite::Connection};
 use std::{
@@ -241,6 +244,35 @@ async fn durability_settings_hold_on_the_connection_that_writes() {
         ))
     });
     assert_eq!(settings.await.unwrap(), ("wal".to_owned(), 2, 1, 5_000));
+}
+
+#[tokio::test]
+async fn events_are_rows_as_honker_publishes_them() {
+    let (_dir, path) = place();
+    let store = Store::open(&path).unwrap();
+    let event = NewEvent::noticed(EventKind::NODE_STARTED, "node", Timestamp(7));
+    let same = store.write(move |connection| {
+        let insert = || alknet_store::events::insert(connection, &event);
+        insert().unwrap();
+        let publish = "SELECT honker_stream_publish(topic, key, payload) FROM _honker_stream";
+        let published = connection.query_row(publish, [], |_| Ok(()));
+        published.unwrap();
+        insert().unwrap();
+        let columns = "SELECT group_concat(name) FROM pragma_table_info('_honker_stream')
+            WHERE name NOT IN ('offset', 'created_at')";
+        let columns: String = connection.query_row(columns, [], |row| row.get(0)).unwrap();
+        // All of them in one kind, whatever columns honker has: three rows
+        // with consecutive numbers.
+        let kinds = format!(
+            "SELECT count(*), max(offset) - min(offset), max(abs(created_at - unixepoch())) < 60
+                FROM _honker_stream GROUP BY {columns}"
+        );
+        let mut kinds = connection.prepare(&kinds).unwrap();
+        let kinds = kinds.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        let kinds: Result<Vec<(u32, u32, bool)>, _> = kinds.unwrap().collect();
+        Ok::<_, alknet_store::JobError>(kinds.unwrap())
+    });
+    assert_eq!(same.await.unwrap(), [(3, 2, true)]);
 }
 
 #[tokio::test]
