@@ -600,14 +600,20 @@ impl Admission {
         }
     }
 
-    /// Closes connections whose peers are gone, disabled or expired; run it
-    /// for as long as the node runs.
+    /// Closes connections whose peers are gone, disabled or expired, and those
+    /// that have found a way from an address that is shut out; run it for as
+    /// long as the node runs.
     pub(crate) async fn watch_rights(self: Arc<Self>) {
         let mut changes = self.identities.changes();
         loop {
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(PATHS_LOOKED_AT) => {
+                    if self.conduct.bans.is_empty() {
+                        continue;
+                    }
+                }
             }
             changes.mark_unchanged();
             for held in lock(&self.open).values() {
@@ -616,6 +622,10 @@ impl Admission {
         }
     }
 }
+
+/// How often connections are looked at that were let in: what came over a relay
+/// may have found a direct path since, from an address that is shut out.
+const PATHS_LOOKED_AT: Duration = Duration::from_secs(10);
 
 /// A counted connection.
 pub(crate) struct Held<'a> {

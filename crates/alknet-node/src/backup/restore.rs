@@ -12,7 +12,7 @@ use alknet_core::{
 use alknet_store::{InstanceLock, LockError, OpenStoreError, Store};
 use alknet_vault::{
     ChangeVaultError, CreateVaultError, KEY_FILE, KeyError, Mnemonic, OpenVaultError,
-    ParseMnemonicError, UnlockVaultError, VAULT_FILE, Vault, Wrap,
+    ParseMnemonicError, UnlockVaultError, VAULT_FILE, Vault, Wrap, WrapKind,
 };
 use serde::Serialize;
 use std::{
@@ -91,6 +91,11 @@ pub struct RestoreReport {
     pub peers: u64,
     /// Invites that were open and no longer are.
     pub invites_revoked: u64,
+    /// What protects its keys now: `key-file` or `passphrase`.
+    pub protection: &'static str,
+    /// Whether a passphrase protected them before, and a key file does now: the
+    /// words bring keys back, and no passphrase.
+    pub passphrase_lost: bool,
 }
 
 /// Why nothing was restored.
@@ -257,6 +262,8 @@ pub fn restore(
         release: header.release,
         peers: settled.peers.saturating_sub(1),
         invites_revoked: settled.invites_revoked,
+        protection: vault.wrap().name(),
+        passphrase_lost: vault.wrap() == WrapKind::KeyFile && !header.key_file,
     })
 }
 

@@ -41,6 +41,10 @@ pub enum TakeBackupError {
     /// The vault is locked, and no node ever ran with this database.
     #[error("it is not known whose backup this is: the vault is locked, and no node has run here")]
     UnknownNode,
+    /// A replacement of the vault was interrupted: whose backup it would be is
+    /// settled by the next start.
+    #[error("a replacement of the vault was interrupted, and is not settled")]
+    Replacing,
     /// The keys are not those that the database was written with.
     #[error("the keys are of node {keys}, the database of node {database}")]
     OtherNode {
@@ -72,7 +76,7 @@ impl TakeBackupError {
         match self {
             Self::NoNode(_) => Some("choose another --data-dir".into()),
             Self::HasPassphrase => Some("leave --passphrase-file out".into()),
-            Self::UnknownNode => Some("alknet up, once".into()),
+            Self::UnknownNode | Self::Replacing => Some("alknet up, once".into()),
             Self::OtherNode { .. } => Some("alknet doctor".into()),
             Self::DataDir(error) => error.hint(),
             Self::Copy(CopyStoreError::NoRoom { .. }) => Some(
@@ -144,6 +148,9 @@ pub fn prepare(
         return Err(TakeBackupError::NoNode(dir.into()));
     }
     data.check_modes()?;
+    if dir.join(alknet_vault::NEXT_FILE).exists() {
+        return Err(TakeBackupError::Replacing);
+    }
     let node_id = node_id(&data, now)?;
     let (database, copied) = copy_database(&data, stop)?;
     let mut files = Vec::new();

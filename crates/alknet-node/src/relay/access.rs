@@ -174,7 +174,9 @@ impl Gate {
         })
     }
 
-    /// Who is shut out of the node is shut out of its relay too.
+    /// Keys and peers that are shut out of the node are shut out of its relay
+    /// too. Addresses are not: the relay's library does not tell where a client
+    /// comes from.
     pub(crate) fn bar(&self, bans: Arc<Bans>) {
         // Set once: there is one node.
         let _ = self.bans.set(GateBans(bans));

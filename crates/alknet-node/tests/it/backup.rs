@@ -1,11 +1,12 @@
 //! A node as one file, and a node from one.
 
-use alknet_core::storage::Timestamp;
+use crate::support::{Pair, soon};
+use alknet_core::{Secret, storage::Timestamp};
 use alknet_node::{
-    InitError, InitOptions, Node,
+    InitError, InitOptions, Node, Replacement,
     backup::{
-        Backup, BackupError, RestoreError, RestoreReport, RestoreSecret, prepare, restore, rewrite,
-        wrapped_vault,
+        Backup, BackupError, RestoreError, RestoreReport, RestoreSecret, TakeBackupError, prepare,
+        restore, rewrite, wrapped_vault,
     },
     init,
 };
@@ -200,6 +201,25 @@ async fn keys_under_a_passphrase_of_the_backup_need_it_and_no_words() {
     assert_eq!(
         kept.restore(&backup, "other").unwrap().node_id,
         kept.node_id
+    );
+}
+
+#[tokio::test]
+async fn a_restore_by_words_says_that_no_passphrase_protects_the_keys_any_more() {
+    let kept = Kept::new().await;
+    let passphrase = Secret::new("correct horse");
+    alknet_node::protect(&kept.data(), None, Some(&passphrase)).unwrap();
+    let backup = kept.backup();
+    let restored = kept.restore(&backup, "by-words").unwrap();
+    assert_eq!(
+        (restored.protection, restored.passphrase_lost),
+        ("key-file", true)
+    );
+    let by = RestoreSecret::Passphrase("correct horse");
+    let restored = restore_with(&backup, &kept.place("by-passphrase"), by).unwrap();
+    assert_eq!(
+        (restored.protection, restored.passphrase_lost),
+        ("passphrase", false)
     );
 }
 
@@ -489,4 +509,36 @@ async fn a_source_that_fails_leaves_nothing() {
         );
         assert!(!kept.place("new").exists());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_nothing_of_a_backup_keeps_nobody_else_from_one() {
+    let pair = Pair::with(&["*"], &[], |home| home, |laptop| laptop).await;
+    // More than is under way to somebody who does not read.
+    let much = format!("# {}\n", "much ".repeat(1024 * 1024 / 8));
+    let config = pair.home.dir.path().join("alknet.toml");
+    fs::write(config, much.repeat(6)).unwrap();
+    let (there, nothing) = (pair.at_home(), serde_json::json!({}));
+    let mut unread = soon(there.open("node/backup", &nothing)).await.unwrap();
+    unread.channel.tx.end();
+    let mut read = soon(there.open("node/backup", &nothing)).await.unwrap();
+    read.channel.tx.end();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = soon(read.channel.rx.recv()).await.unwrap() {
+        bytes.extend_from_slice(&chunk.bytes);
+    }
+    soon(read.done).await.unwrap();
+    assert!(Backup::open(Cursor::new(bytes)).is_ok());
+    drop(unread);
+}
+
+#[tokio::test]
+async fn no_backup_is_taken_between_two_vaults() {
+    let kept = Kept::new().await;
+    let next = Replacement::prepare(&kept.data(), None).await.unwrap();
+    let take = || prepare(&kept.data(), "home", NOW, &Arc::default());
+    let error = take().unwrap_err();
+    assert!(matches!(error, TakeBackupError::Replacing), "{error:?}");
+    next.discard().unwrap();
+    take().unwrap();
 }
