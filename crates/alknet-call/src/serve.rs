@@ -305,7 +305,7 @@ fn call_of(
 /// What the door says of a name that cannot exist.
 fn no_such(door: &Dispatcher, caller: &Caller, operation: &str) -> CallError {
     let operation = clean_foreign_text(operation, 64);
-    match door.authorize(caller, &operation) {
+    match door.authorize_from(caller, &operation, Surface::CALL) {
         Err(refused) => refused,
         // The name is fine, so it is a peer on the route that cannot exist.
         Ok(_) => CallError::not_found(&operation),

@@ -199,8 +199,15 @@ impl Bans {
             row.detail = Some("made room for another one".into());
             (target, row)
         });
-        self.store.put_ban_for(ban, makes_room, row).await?;
-        Ok(self.reload().await?)
+        let gone = makes_room.as_ref().map(|(target, _)| target.clone());
+        self.store.put_ban_for(ban.clone(), makes_room, row).await?;
+        self.reload_or(|all| {
+            all.retain(|held| held.target != ban.target && Some(&held.target) != gone.as_ref());
+            all.push(ban);
+            all.sort_by(|one, other| one.target.cmp(&other.target));
+        })
+        .await;
+        Ok(())
     }
 
     /// Which ban is lifted for one more, if one has to be: of the automatic
@@ -225,15 +232,26 @@ impl Bans {
         row: AuditRow,
     ) -> Result<bool, StoreError> {
         let _one_at_a_time = self.writing.lock().await;
-        let removed = self.store.remove_ban(&target.to_string(), row).await?;
-        self.reload().await?;
+        let target = target.to_string();
+        let removed = self.store.remove_ban(&target, row).await?;
+        self.reload_or(|all| all.retain(|held| held.target != target))
+            .await;
         Ok(removed)
     }
 
-    async fn reload(&self) -> Result<(), StoreError> {
-        let all = self.store.bans().await?;
+    /// Takes over what is stored. What was changed just now holds even if it
+    /// cannot be read: then `change` is made in memory, too.
+    async fn reload_or(&self, change: impl FnOnce(&mut Vec<KeptBan>)) {
+        let all = match self.store.bans().await {
+            Ok(all) => all,
+            Err(cause) => {
+                tracing::warn!(%cause, "the bans could not be read again");
+                let mut all = self.table.load().all.clone();
+                change(&mut all);
+                all
+            }
+        };
         self.table.store(Arc::new(Table::of(all)));
-        Ok(())
     }
 }
 

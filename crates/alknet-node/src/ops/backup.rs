@@ -18,11 +18,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 /// Bytes handed on at a time.
-const CHUNK_BYTES: usize = 256 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// The disk of the data directory is full.
 const NO_ROOM: &str = "NO_ROOM";
@@ -48,7 +52,14 @@ const DESCRIPTION: &str = "\
 The bytes are a backup as `alknet restore` reads it: the database as of one moment at or \
 after the call, the configuration, and the vault if a passphrase wraps it. Secrets are in \
 it only sealed or hashed; everything else is as it is, so whoever may take it may read \
-who is known here and who did what. The result is `{\"bytes\": 0}`. One is taken at a time.";
+who is known here and who did what. The result is `{\"bytes\": 0}`. One copy is made at a \
+time; it is sent as fast as the caller reads, and not on to one that reads nothing for 30 seconds.";
+
+/// How long the caller may take for a chunk; the copy is on the disk until then.
+const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// Backups that one caller may be sent at a time.
+const PER_CALLER_MAX: usize = 2;
 
 pub(super) fn operation(shared: &Arc<Shared>) -> Registration {
     let shared = shared.clone();
@@ -60,20 +71,26 @@ pub(super) fn operation(shared: &Arc<Shared>) -> Registration {
             NO_ROOM,
             "The disk has no room for the copy that is made first.",
         ))
+        .in_flight_max(PER_CALLER_MAX)
         .example(json!({}), example)
         .channel::<_, Coming, _, _, _>(move |cx: Context, _: NoInput, opening| {
             let (shared, alone) = (shared.clone(), alone.clone());
             async move {
-                let Ok(_turn) = alone.try_acquire() else {
+                let Ok(turn) = alone.try_acquire() else {
                     let message = "a backup is being taken already; one is taken at a time";
                     return Err(CallError::new(ErrorCode::Conflict, message));
                 };
-                backup(&shared, &cx, opening).await
+                backup(&shared, &cx, opening, turn).await
             }
         })
 }
 
-async fn backup(shared: &Shared, cx: &Context, opening: ChannelOpening) -> Result<Sent, CallError> {
+async fn backup(
+    shared: &Shared,
+    cx: &Context,
+    opening: ChannelOpening,
+    turn: SemaphorePermit<'_>,
+) -> Result<Sent, CallError> {
     // A caller that leaves takes the copy along.
     let stop = Stop(Arc::default());
     let (dir, name, now) = (
@@ -87,6 +104,8 @@ async fn backup(shared: &Shared, cx: &Context, opening: ChannelOpening) -> Resul
         .await
         .map_err(|error| CallError::internal(cx.call_id(), &error))?;
     let prepared = prepared.map_err(|error| not_taken(cx, &error))?;
+    // Whoever reads slowly keeps nobody else from a backup.
+    drop(turn);
     let mut channel = opening.accept(&coming(prepared.header()))?;
     let bytes = send(cx, prepared, &mut channel.tx).await?;
     channel.tx.end();
@@ -136,8 +155,13 @@ async fn send(cx: &Context, mut prepared: Prepared, to: &mut ByteSender) -> Resu
         }
         prepared = rest;
         bytes += chunk.len() as u64;
-        if to.send(Bytes::from(chunk)).await.is_err() {
-            return Err(CallError::new(ErrorCode::Cancelled, "the caller left"));
+        match timeout(STALL_MAX, to.send(Bytes::from(chunk))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(CallError::new(ErrorCode::Cancelled, "the caller left")),
+            Err(_) => {
+                let message = "the caller read nothing of the backup for 30 seconds";
+                return Err(CallError::new(ErrorCode::Timeout, message));
+            }
         }
     }
 }

@@ -7,7 +7,11 @@ use alknet_vault::{UnlockVaultError, Vault};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// How long a wrong passphrase keeps everybody from the next try: with one try
+/// at a time, nobody guesses faster.
+const WRONG_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -61,16 +65,15 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
             .handler(move |cx: Context, _: NoInput| {
                 let shared = lock_for.clone();
                 async move {
-                    let locked = shared.credentials.lock().await;
-                    locked.map_err(|error| CallError::storage(cx.call_id(), &error))?;
+                    shared.credentials.lock().await;
                     tell(&shared, &cx).await
                 }
             }),
         Operation::mutation("vault/unlock", "Opens the vault again.")
             .secret_input()
             .idempotent()
-            // Each try costs 64 MiB of memory.
-            .in_flight_max(1)
+            // Each try costs 64 MiB of memory, and is a guess perhaps.
+            .in_flight_all_max(1)
             .error(ErrorSpec {
                 http_status: 403,
                 ..ErrorSpec::new("WRONG_PASSPHRASE", "It is not the passphrase of this vault.")
@@ -81,6 +84,10 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
                 let shared = unlock_for.clone();
                 async move {
                     let unlocked = shared.credentials.unlock(input.passphrase).await;
+                    if is_wrong(&unlocked) {
+                        tracing::warn!(call = %cx.call_id(), "a wrong passphrase of the vault");
+                        tokio::time::sleep(WRONG_WAIT).await;
+                    }
                     unlocked.map_err(|error| not_unlocked(&shared, &cx, error))?;
                     tell(&shared, &cx).await
                 }
@@ -101,6 +108,13 @@ pub(super) fn operations(shared: &Arc<Shared>) -> Vec<Registration> {
                 }
             }),
     ]
+}
+
+fn is_wrong(unlocked: &Result<(), CredentialsError>) -> bool {
+    matches!(
+        unlocked,
+        Err(CredentialsError::Unlock(UnlockVaultError::WrongPassphrase))
+    )
 }
 
 fn not_unlocked(shared: &Shared, cx: &Context, error: CredentialsError) -> CallError {

@@ -94,20 +94,26 @@ impl Credentials {
         secret: &Secret,
         audit: AuditRow,
     ) -> Result<SealedCredential, CredentialsError> {
-        let (sealer, version) = (self.seals.sealer()?, self.seals.version());
-        let sealed = sealer.seal(version, &about_credential(name), secret.expose())?;
         let now = self.identities.now();
-        let row = SealedCredential {
-            name: name.clone(),
-            key_version: version,
-            sealed,
-            created_at: now,
-            updated_at: now,
+        let row = {
+            // Until it is stored, no other version becomes the one in use.
+            let _one_at_a_time = self.handing.lock().await;
+            let (sealer, version) = (self.seals.sealer()?, self.seals.version());
+            let row = SealedCredential {
+                name: name.clone(),
+                key_version: version,
+                sealed: sealer.seal(version, &about_credential(name), secret.expose())?,
+                created_at: now,
+                updated_at: now,
+            };
+            self.store.put_credential(row.clone(), audit).await?;
+            // Without reading it again, which may fail: it is kept.
+            self.hand(name, || self.state_of(Some(&row)));
+            row
         };
-        self.store.put_credential(row.clone(), audit).await?;
-        self.hand_out().await?;
-        let stored = self.store.sealed_credential(name).await?;
-        Ok(stored.unwrap_or(row))
+        // For when it was first put there.
+        let stored = self.store.sealed_credential(name).await;
+        Ok(stored.ok().flatten().unwrap_or(row))
     }
 
     /// Removes a secret; nobody has it when this returns, but calls that run.
@@ -116,8 +122,21 @@ impl Credentials {
         name: &CredentialName,
         audit: AuditRow,
     ) -> Result<(), CredentialsError> {
+        // Before the store, so that what is put meanwhile is not taken back.
+        let _one_at_a_time = self.handing.lock().await;
         self.store.remove_credential(name, audit).await?;
-        Ok(self.hand_out().await?)
+        // Without asking the store again, which may fail: it is gone there.
+        self.hand(name, || CredentialState::Missing);
+        Ok(())
+    }
+
+    /// Fills the places of one credential; `handing` is held.
+    fn hand(&self, name: &CredentialName, state: impl Fn() -> CredentialState) {
+        for (_, slot) in self.slots() {
+            if slot.name() == name {
+                slot.hand(state());
+            }
+        }
     }
 
     /// What is stored, and who uses it; and what is used and not stored.
@@ -145,9 +164,20 @@ impl Credentials {
     }
 
     /// Wipes the keys, and takes back what was handed out.
-    pub(crate) async fn lock(&self) -> Result<(), StoreError> {
+    ///
+    /// The store is asked last: if that fails, what is handed out is taken back
+    /// all the same, and only the difference between locked and missing is lost.
+    pub(crate) async fn lock(&self) {
         self.seals.lock();
-        self.hand_out().await
+        {
+            let _one_at_a_time = self.handing.lock().await;
+            for (_, slot) in self.slots() {
+                slot.hand(CredentialState::Locked);
+            }
+        }
+        if let Err(cause) = self.hand_out().await {
+            tracing::warn!(%cause, "what is locked and what is missing is not told apart");
+        }
     }
 
     /// Opens the vault anew, for which a passphrase may be needed. Blocks a
@@ -169,7 +199,8 @@ impl Credentials {
         });
         let sealer: Sealer = opening.await.map_err(|_| CredentialsError::Runtime)??;
         self.seals.unlock(sealer);
-        Ok(self.hand_out().await?)
+        let handed = self.hand_out().await;
+        Ok(handed.map_err(|error| StoreError::NotReadBack(error.into()))?)
     }
 
     /// Seals everything under the next version of the key.

@@ -309,6 +309,14 @@ async fn a_passphrase_protects_the_keys() {
         assert_eq!(error.code, code);
         assert!(!format!("{error:?}").contains("horse"), "{error:?}");
     }
+    // Whoever guesses does it once at a time, and slowly.
+    let begun = std::time::Instant::now();
+    let guess = || node.ask("vault/unlock", json!({ "passphrase": "wrong horse" }));
+    let (one, other) = tokio::join!(guess(), guess());
+    let mut codes = [one.unwrap_err().code, other.unwrap_err().code];
+    codes.sort();
+    assert_eq!(codes, ["RATE_LIMITED", "WRONG_PASSPHRASE"]);
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(1));
     refused(node.ask("issues/open", json!(null)).await, "locked");
     let unlocked = node
         .told("vault/unlock", json!({ "passphrase": "correct horse" }))
