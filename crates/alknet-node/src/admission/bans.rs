@@ -216,8 +216,8 @@ impl Bans {
     /// decides.
     fn makes_room(&self, known: &[KeptBan], automatic: bool) -> Result<Option<String>, BanError> {
         let own = known.iter().filter(|held| is_automatic(held));
-        let is_full = known.len() >= self.most;
-        if !is_full && !(automatic && own.clone().count() >= (self.most / 2).max(1)) {
+        let has_its_share = automatic && own.clone().count() >= (self.most / 2).max(1);
+        if known.len() < self.most && !has_its_share {
             return Ok(None);
         }
         let first = own.min_by_key(|held| (held.until.is_none(), held.until));
