@@ -295,3 +295,42 @@ impl Watch for Watcher {
         self.0.offended(&self.0.who(connection), Offence::WrongKey);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::admission::config::BansConfig;
+    use alknet_core::{RoleSet, storage::MemoryIdentityStore, storage::system_clock};
+    use alknet_store::Store;
+
+    #[tokio::test]
+    async fn a_neighbour_in_the_network_of_an_own_address_does_not_shut_that_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("alknet.db")).unwrap();
+        let identities = IdentityIndex::load(
+            Arc::new(MemoryIdentityStore::default()),
+            RoleSet::default(),
+            system_clock(),
+        );
+        let bans = Bans::load(store, system_clock(), 8).await.unwrap();
+        let measure = Measure {
+            failures_before_delay: 5,
+            delay_max: Duration::from_secs(1),
+            bans: BansConfig::default(),
+        };
+        let identities = Arc::new(identities.await.unwrap());
+        let (conduct, mut due) = Conduct::new(identities, Arc::new(bans), measure);
+        conduct.set_own(vec!["2001:db8::1".parse().unwrap()]);
+        let offend = |address: &str| {
+            for _ in 0..1_000 {
+                conduct.offended(&Who::at(address.parse().unwrap()), Offence::Malformed);
+            }
+        };
+        offend("2001:db8::2");
+        assert!(due.try_recv().is_err());
+        offend("2001:db8:0:1::2");
+        let barred = due.try_recv().unwrap().target;
+        assert_eq!(barred.to_string(), "2001:db8:0:1::/64");
+    }
+}
