@@ -151,6 +151,19 @@ impl Command {
         )
     }
 
+    /// The command's name, if it works on the data directory and asks no node,
+    /// which could look at an API key. `backup` and `vault` know by themselves.
+    pub(crate) fn on_files(&self) -> Option<&'static str> {
+        Some(match self {
+            Command::Init(_) => "init",
+            Command::Up(_) => "up",
+            Command::Relay(_) => "relay",
+            Command::Restore(_) => "restore",
+            Command::Service(_) => "service",
+            _ => return None,
+        })
+    }
+
     /// Whether Ctrl-C simply ends it. The others handle signals themselves.
     pub(crate) fn ends_on_interrupt(&self) -> bool {
         !matches!(

@@ -57,6 +57,9 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
     if command.handles_secrets() {
         hardening::keep_memory_private();
     }
+    if let Some(name) = command.on_files() {
+        app.takes_no_key(name)?;
+    }
     match command {
         Command::Init(args) => init::run(app, args).await?,
         Command::Up(args) => return up::run(app, args).await,

@@ -170,6 +170,7 @@ pub(crate) async fn ask_new() -> Result<Secret, Failure> {
 }
 
 async fn passwd(app: &App, args: PasswdArgs) -> Result<(), Failure> {
+    app.takes_no_key("vault passwd")?;
     protection(app)?;
     let old = old_passphrase(app, args.old.passphrase_file.as_ref()).await?;
     let new = match (&args.new_passphrase_file, args.no_passphrase) {
@@ -236,6 +237,7 @@ const REPLACE_QUESTION: &str =
     "this node gets new words and another id, which every peer must be told; go on?";
 
 async fn replace(app: &App, args: ReplaceArgs) -> Result<(), Failure> {
+    app.takes_no_key("vault replace")?;
     protection(app)?;
     if node_access::is_running(app.dir()) {
         return Err(
