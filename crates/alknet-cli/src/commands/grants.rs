@@ -119,7 +119,28 @@ pub(crate) async fn list(app: &App, args: &GrantsArgs) -> Result<(), Failure> {
     for grant in grants.as_array().into_iter().flatten() {
         app.out.text(&one_line(&cell(Some(grant))))?;
     }
+    if grants.as_array().is_none_or(Vec::is_empty) {
+        let said = format!("`{}` was given nothing itself", args.peer);
+        app.out.say(&one_line(&said));
+    }
+    through_groups(app, &shown).await;
     Ok(())
+}
+
+/// Said beside the own ones: they are the groups'.
+async fn through_groups(app: &App, peer: &Value) {
+    let named = peer.get("groups").and_then(Value::as_array);
+    for name in named.into_iter().flatten().filter_map(Value::as_str) {
+        // One that was given nothing is not listed; and not all may list them.
+        let Ok(given) = listed_group(app, name).await else {
+            continue;
+        };
+        let given = cell(given.get("grants"));
+        if !given.is_empty() {
+            app.out
+                .say(&one_line(&format!("through group `{name}`: {given}")));
+        }
+    }
 }
 
 async fn listed_group(app: &App, name: &str) -> Result<Value, Failure> {
