@@ -9,6 +9,8 @@
 //! so that one that was cut is found too. It finds nothing that was compressed
 //! or encrypted, nor a secret that was written a few characters a line.
 
+/// Makes the keys that are looked for, where a test may not use it itself.
+pub use alknet_vault as vault;
 use data_encoding::{BASE32_NOPAD, BASE64_NOPAD, BASE64URL_NOPAD, Encoding, HEXLOWER, HEXUPPER};
 use std::{
     collections::{BTreeSet, HashMap},

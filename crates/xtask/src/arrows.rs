@@ -51,7 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("alknet-vault", &[]),
     ("alknet-core", &[]),
     // The shed: never published, so what it uses reaches nobody.
-    ("alknet-testkit", &["alknet-core"]),
+    ("alknet-testkit", &["alknet-core", "alknet-vault"]),
     (
         "alknet-bench",
         &[

@@ -13,10 +13,12 @@ use self::{
 use super::harness::eventually;
 use crate::program::{Lines, Said, alknet};
 use alknet::node::ticket::Ticket;
-use alknet_testkit::canary::Scanner;
-use alknet_vault::{
-    About, Mnemonic, Vault,
-    slip10::{ExtendedKey, Index},
+use alknet_testkit::canary::{
+    Scanner,
+    vault::{
+        self, About, Mnemonic, Vault,
+        slip10::{ExtendedKey, Index},
+    },
 };
 use std::{
     fs,
@@ -108,7 +110,7 @@ fn tell_keys(scanner: &mut Scanner, of: &str, words: &str) {
     scanner.add(&format!("seed of {of}"), seed.expose());
     let dir = tempfile::tempdir().unwrap();
     let words = Mnemonic::parse(words).unwrap();
-    let vault = Vault::create(dir.path(), &words, "", alknet_vault::Wrap::KeyFile).unwrap();
+    let vault = Vault::create(dir.path(), &words, "", vault::Wrap::KeyFile).unwrap();
     for (name, key) in [
         ("node", vault.node_key()),
         ("owner", vault.owner_key()),
