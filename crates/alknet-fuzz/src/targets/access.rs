@@ -213,6 +213,15 @@ impl Case {
         }
     }
 
+    /// Whether one text would be two kinds of thing, which the registry refuses.
+    fn reads_twice(&self) -> bool {
+        let mut rules = self.rules.iter().enumerate();
+        rules.any(|(at, rule)| {
+            let mut others = self.rules.iter().skip(at + 1);
+            others.any(|other| other.at == rule.at && other.kind != rule.kind)
+        })
+    }
+
     fn grants(&self) -> Grants {
         let resource = |held: &Held| format!("{}:{}={}", held.kind, held.pattern, held.action);
         let mut texts: Vec<String> = self.scopes.iter().map(ToString::to_string).collect();
@@ -501,7 +510,7 @@ fn access(data: &[u8]) {
     let is_refused = match case.public {
         1 => case.internal,
         2 => false,
-        _ => case.is_empty(),
+        _ => case.is_empty() || case.reads_twice(),
     };
     if is_refused {
         return;
