@@ -1,8 +1,8 @@
 //! What identities and the audit log cost each call.
 
 use alknet_core::{
-    ApiKey, ApiKeyProof, AuditRow, AuditSink, AuditWriter, Call, Caller, Credential, Dispatcher,
-    IdentityProvider, KeyId, Operation, OperationName, PeerId, Registry, RoleSet,
+    ApiKey, ApiKeyProof, AuditLost, AuditRow, AuditSink, AuditWriter, Call, Caller, Credential,
+    Dispatcher, IdentityProvider, KeyId, Operation, OperationName, PeerId, Registry, RoleSet,
     storage::{
         ApiKeyRecord, AuditLog, IdentityChange, IdentityIndex, IdentitySnapshot, IdentityStore,
         NodeKey, PeerAddresses, PeerRecord, StoreError, Timestamp, system_clock,
@@ -182,7 +182,7 @@ pub(super) struct Doors {
     audited: Dispatcher,
     store: Store,
     stop: oneshot::Sender<()>,
-    writer: JoinHandle<Result<(), StoreError>>,
+    writer: JoinHandle<Result<(), AuditLost>>,
 }
 
 fn door(audit: AuditSink) -> Result<Dispatcher> {
