@@ -14,7 +14,7 @@ use alknet_core::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
 use std::{future::ready, sync::Arc, time::Duration};
@@ -35,13 +35,11 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const FETCHES_MAX: usize = 4;
 /// Bytes of a revision: each one is stored and told as an event.
 const REVISION_BYTES_MAX: usize = 64;
-/// Between two revisions of a peer that are taken over: at first, and when it
-/// goes on naming others. Each is fetched, stored and told as an event, which
+/// Revisions of a peer that are taken over at once, and how long each of them
+/// takes to be had again. Each is fetched, stored and told as an event, which
 /// may not push what others did out of the log.
-const PAUSE_MIN: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// A peer that is quiet for so many pauses begins again at the first.
-const QUIET_PAUSES: u32 = 8;
+const REVISIONS_AT_ONCE: u32 = 64;
+const REVISION_AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 struct Page {
@@ -111,33 +109,30 @@ async fn another_session(link: &Link, session: &Arc<Session>, changes: &mut watc
     std::future::pending().await
 }
 
-/// How fast the revisions of one peer are taken over.
+/// How fast the revisions of one peer are taken over: as the generic cell rate
+/// algorithm has it (ITU-T I.371).
 #[derive(Default)]
 struct Pace {
-    /// The last one, and when it was begun with.
-    last: Option<(String, Instant)>,
-    pause: Duration,
+    last: Option<String>,
+    /// When all of them could be taken over at once again.
+    rested: Option<Instant>,
 }
 
 impl Pace {
     /// Waits until this revision may be taken over.
     async fn take(&mut self, revision: &str) {
-        let Some((last, at)) = &self.last else {
-            self.last = Some((revision.to_owned(), Instant::now()));
-            return;
-        };
         // As when a peer comes back: nothing is fetched, and nothing told.
-        if last == revision {
+        if self.last.as_deref() == Some(revision) {
             return;
         }
-        let pause = self.pause.max(PAUSE_MIN);
-        let quiet = at.elapsed() >= pause * QUIET_PAUSES;
-        tokio::time::sleep_until(*at + pause).await;
-        self.pause = match quiet {
-            true => PAUSE_MIN,
-            false => (pause * 2).min(PAUSE_MAX),
-        };
-        self.last = Some((revision.to_owned(), Instant::now()));
+        let now = Instant::now();
+        let rested = self.rested.map_or(now, |rested| rested.max(now));
+        let slack = REVISION_AGAIN * (REVISIONS_AT_ONCE - 1);
+        if let Some(turn) = rested.checked_sub(slack) {
+            tokio::time::sleep_until(turn).await;
+        }
+        self.rested = Some(rested + REVISION_AGAIN);
+        self.last = Some(revision.to_owned());
     }
 }
 
@@ -153,7 +148,7 @@ fn check_revision(revision: &str) -> Result<(), ImportError> {
 }
 
 /// Takes the revisions of the catalogue over, until the subscription ends; of
-/// those that come faster than the [`Pace`], each once it is its turn.
+/// those that come faster than the [`Pace`], the newest.
 async fn follow(
     links: &Links,
     link: &Link,
@@ -165,15 +160,21 @@ async fn follow(
     let mut items = session
         .subscribe(Request::new(watch, Bytes::from_static(b"{}")))
         .await
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| e.to_string())?
+        .fuse();
     let mut imported: Option<String> = None;
     while let Some(item) = items.next().await {
-        let item: WatchItem = item.and_then(Output::parse).map_err(|e| e.to_string())?;
+        let mut item: WatchItem = item.and_then(Output::parse).map_err(|e| e.to_string())?;
         if imported.as_ref() == Some(&item.revision) {
             continue;
         }
         check_revision(&item.revision).map_err(|e| e.to_string())?;
         pace.take(&item.revision).await;
+        // What came meanwhile is newer.
+        while let Some(Some(newer)) = items.next().now_or_never() {
+            item = newer.and_then(Output::parse).map_err(|e| e.to_string())?;
+            check_revision(&item.revision).map_err(|e| e.to_string())?;
+        }
         let adapter = FromCall {
             links: links.clone(),
             peer: link.peer.clone(),
@@ -556,28 +557,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_flips_its_revision_is_slowed_and_one_that_rests_is_not() {
         let (mut pace, begun) = (Pace::default(), Instant::now());
-        pace.take("a").await;
-        // As after a reconnection: the same one costs nothing.
-        pace.take("a").await;
-        assert_eq!(begun.elapsed(), Duration::ZERO);
-        for revision in ["b", "a"] {
-            pace.take(revision).await;
-        }
-        assert!(
-            begun.elapsed() < Duration::from_secs(1),
-            "{:?}",
+        let at_once = async |pace: &mut Pace| {
+            let begun = Instant::now();
+            for n in 0..REVISIONS_AT_ONCE {
+                pace.take(&format!("{n}")).await;
+                // As after a reconnection: the same one costs nothing.
+                pace.take(&format!("{n}")).await;
+            }
             begun.elapsed()
-        );
+        };
+        assert_eq!(at_once(&mut pace).await, Duration::ZERO);
         for n in 0..100 {
             pace.take(if n % 2 == 0 { "b" } else { "a" }).await;
         }
-        // A hundred of them take an hour and a half.
-        assert!(begun.elapsed() > PAUSE_MAX * 80, "{:?}", begun.elapsed());
-        tokio::time::sleep(PAUSE_MAX * QUIET_PAUSES).await;
-        for revision in ["c", "d"] {
-            let asked = Instant::now();
-            pace.take(revision).await;
-            assert!(asked.elapsed() <= PAUSE_MIN, "{:?}", asked.elapsed());
-        }
+        assert_eq!(begun.elapsed(), REVISION_AGAIN * 100);
+        tokio::time::sleep(REVISION_AGAIN * REVISIONS_AT_ONCE).await;
+        assert_eq!(at_once(&mut pace).await, Duration::ZERO);
     }
 }
