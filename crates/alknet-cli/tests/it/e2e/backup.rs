@@ -287,9 +287,10 @@ fn an_administrator_elsewhere_takes_a_backup_and_nobody_else_does() {
         said.status.success().then(|| said.json())
     });
     assert_eq!(report["node_id"], pair.home.id());
-    let rows = pair
-        .home
-        .audit(&["--operation", "node/backup", "--outcome", "ok"]);
+    let rows = eventually("the backup is on record", || {
+        let filters = ["--operation", "node/backup", "--outcome", "ok"];
+        Some(pair.home.audit(&filters)).filter(|rows| !rows.is_empty())
+    });
     assert_eq!((rows.len(), &rows[0]["caller"]), (1, &json!("laptop")));
     restored(&file, &words);
 }

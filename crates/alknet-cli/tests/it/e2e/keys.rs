@@ -228,7 +228,13 @@ fn what_is_no_key_that_is_known_is_nobody_s() {
     let said = with(&home, &key.file, &["call", "node/info"]).exits(1);
     assert!(said.stderr.contains("can be read by others"), "{said:?}");
     assert!(said.stderr.contains("hint: chmod go= "), "{said:?}");
-    // It is not the owner instead, nowhere in the records.
+    // It is not the owner instead, nowhere in the records: those of a later
+    // call are written.
+    home.cli(&["roles"]).exits(0);
+    eventually("a later call is on record", || {
+        let rows = home.audit(&["--operation", "roles/list"]);
+        (!rows.is_empty()).then_some(())
+    });
     let rows = home.audit(&["--operation", "node/info"]);
     assert!(rows.is_empty(), "{rows:?}");
 }
