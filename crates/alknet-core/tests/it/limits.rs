@@ -17,16 +17,20 @@ fn limits(set: impl FnOnce(&mut Limits)) -> Limits {
 
 /// Waits at a gate that a test opens.
 fn waits(name: &str, gate: &Arc<Semaphore>) -> Registration {
-    let gate = gate.clone();
     Operation::query(name, "Waits.")
         .authenticated()
-        .raw(Handler::Unary(Arc::new(move |_, _| {
-            let gate = gate.clone();
-            Box::pin(async move {
-                let _ = gate.acquire().await;
-                Ok(Output::Value(Value::Null))
-            })
-        })))
+        .raw(waiting(gate))
+}
+
+fn waiting(gate: &Arc<Semaphore>) -> Handler {
+    let gate = gate.clone();
+    Handler::Unary(Arc::new(move |_, _| {
+        let gate = gate.clone();
+        Box::pin(async move {
+            let _ = gate.acquire().await;
+            Ok(Output::Value(Value::Null))
+        })
+    }))
 }
 
 fn endless(name: &str) -> Registration {
@@ -215,17 +219,10 @@ async fn a_node_has_so_many_calls_in_flight_whoever_makes_them() {
 #[tokio::test]
 async fn an_operation_has_its_own_limit_for_each_caller() {
     let gate = Arc::new(Semaphore::new(0));
-    let inner = gate.clone();
     let narrow = Operation::query("demo/narrow", "Waits.")
         .authenticated()
         .in_flight_max(2)
-        .raw(Handler::Unary(Arc::new(move |_, _| {
-            let gate = inner.clone();
-            Box::pin(async move {
-                let _ = gate.acquire().await;
-                Ok(Output::Value(Value::Null))
-            })
-        })));
+        .raw(waiting(&gate));
     let world = World::new(vec![narrow, waits("demo/wide", &gate)]);
     let (bob, ada) = (world.caller("bob", &[]), world.caller("ada", &[]));
     let mut running = JoinSet::new();
@@ -252,17 +249,10 @@ async fn an_operation_has_its_own_limit_for_each_caller() {
 #[tokio::test]
 async fn an_operation_has_a_limit_for_all_callers_together() {
     let gate = Arc::new(Semaphore::new(0));
-    let inner = gate.clone();
     let narrow = Operation::query("demo/narrow", "Waits.")
         .authenticated()
         .in_flight_all_max(2)
-        .raw(Handler::Unary(Arc::new(move |_, _| {
-            let gate = inner.clone();
-            Box::pin(async move {
-                let _ = gate.acquire().await;
-                Ok(Output::Value(Value::Null))
-            })
-        })));
+        .raw(waiting(&gate));
     let world = World::new(vec![narrow, waits("demo/wide", &gate)]);
     let mut running = JoinSet::new();
     for name in ["bob", "ada"] {

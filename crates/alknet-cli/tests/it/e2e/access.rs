@@ -2,7 +2,7 @@
 //! changes for whoever is there.
 
 use super::{
-    harness::{Node, Pair, eventually, exec_config, toml},
+    harness::{ANSWERS, COUNTS, Node, Pair, eventually, exec_config, toml},
     raw,
 };
 use std::time::{Duration, Instant};
@@ -15,11 +15,7 @@ const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
 fn config(trace: &std::path::Path) -> String {
     format!(
         r#"{}
-[[operation]]
-name = "test/query"
-summary = "Answers."
-kind = "query"
-command = ["echo", "answer"]
+{ANSWERS}
 
 [[operation]]
 name = "deploy/restart"
@@ -27,11 +23,7 @@ summary = "Leaves a trace."
 command = ["touch", {}]
 scopes = ["deploy:write"]
 
-[[operation]]
-name = "test/count"
-summary = "Counts for ever."
-output = "lines"
-command = ["sh", "-c", "n=0; while n=$((n+1)); do echo $n; sleep 0.01; done"]
+{COUNTS}
 
 [[operation]]
 name = "test/pipe"

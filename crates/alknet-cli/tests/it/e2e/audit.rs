@@ -1,6 +1,6 @@
 //! Who called what, and how it ended, on the node that was called.
 
-use super::harness::{Node, Pair, eventually, exec_config};
+use super::harness::{COUNTS, Node, Pair, eventually, exec_config};
 use crate::program::Said;
 use serde_json::Value;
 use std::time::Duration;
@@ -29,11 +29,7 @@ name = "test/sleep"
 summary = "Sleeps."
 command = ["sleep", "300"]
 
-[[operation]]
-name = "test/count"
-summary = "Counts for ever."
-output = "lines"
-command = ["sh", "-c", "n=0; while n=$((n+1)); do echo $n; sleep 0.01; done"]
+{COUNTS}
 "#,
         exec_config()
     )

@@ -22,6 +22,24 @@ pub(crate) fn exec_config() -> &'static str {
     }
 }
 
+/// `test/query`, which answers.
+pub(crate) const ANSWERS: &str = r#"
+[[operation]]
+name = "test/query"
+summary = "Answers."
+kind = "query"
+command = ["echo", "answer"]
+"#;
+
+/// `test/count`, which has no end.
+pub(crate) const COUNTS: &str = r#"
+[[operation]]
+name = "test/count"
+summary = "Counts for ever."
+output = "lines"
+command = ["sh", "-c", "n=0; while n=$((n+1)); do echo $n; sleep 0.01; done"]
+"#;
+
 /// Looks until it finds; fails after a minute.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

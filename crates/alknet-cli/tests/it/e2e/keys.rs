@@ -1,6 +1,6 @@
 //! API keys: whoever has one may do what it says, on record, until it ends.
 
-use super::harness::{Node, Pair, error_code, eventually, exec_config};
+use super::harness::{ANSWERS, COUNTS, Node, Pair, error_code, eventually, exec_config};
 use crate::program::{Place, Said, finish};
 use serde_json::Value;
 use std::{
@@ -15,22 +15,7 @@ use std::{
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
 
 fn config() -> String {
-    format!(
-        r#"{}
-[[operation]]
-name = "test/query"
-summary = "Answers."
-kind = "query"
-command = ["echo", "answer"]
-
-[[operation]]
-name = "test/count"
-summary = "Counts for ever."
-output = "lines"
-command = ["sh", "-c", "n=0; while n=$((n+1)); do echo $n; sleep 0.01; done"]
-"#,
-        exec_config()
-    )
+    [exec_config(), ANSWERS, COUNTS].concat()
 }
 
 /// A key in a file, and its id.

@@ -1,6 +1,6 @@
 //! A peer gets a new key while it is in use: whoever it is, it stays one peer.
 
-use super::harness::{Node, Running, eventually, exec_config};
+use super::harness::{ANSWERS, Node, Running, eventually, exec_config};
 use crate::program::Place;
 use serde_json::Value;
 use std::{path::Path, process::Command, time::Instant};
@@ -14,11 +14,7 @@ const LONG: &str = "1h";
 fn config() -> String {
     format!(
         r#"{}
-[[operation]]
-name = "test/query"
-summary = "Answers."
-kind = "query"
-command = ["echo", "answer"]
+{ANSWERS}
 
 [[operation]]
 name = "test/tick"
