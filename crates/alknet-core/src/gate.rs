@@ -584,6 +584,40 @@ fn step_of(
         || held.resources.holds(kind, action, canonical)
 }
 
+/// [`step`] on a file and on whatever may lie below it.
+pub(crate) fn step_tree(
+    caller: &Caller,
+    entry: &Entry,
+    action: &str,
+    file: &str,
+) -> Result<(), StepRefused> {
+    refused_last(caller, |_, held| {
+        if let Some(grant) = held.resources.barred_within(action, file) {
+            return Some(Refused::Denied(format!("!{grant}")));
+        }
+        let whole = is_granted_whole(held, entry) && names_action(entry, action);
+        let passes = whole || held.resources.holds_tree(action, file);
+        (!passes).then(|| Refused::Missing(format!("bucket:{file}/**={action}")))
+    })
+}
+
+/// Whether a step on a file, or on something that may lie below it, might pass.
+pub(crate) fn might_step_within(caller: &Caller, entry: &Entry, action: &str, file: &str) -> bool {
+    caller.identity().layers().all(|held| {
+        (is_granted_whole(held, entry) && names_action(entry, action))
+            || held.resources.might_hold_within(action, file)
+    })
+}
+
+/// Whether the rule of `entry` names this action on buckets.
+fn names_action(entry: &Entry, action: &str) -> bool {
+    let Access::Rule(rule) = &entry.spec().access else {
+        return false;
+    };
+    let mut rules = rule.resources.iter();
+    rules.any(|rule| rule.kind == ResourceKind::Bucket && rule.action == action)
+}
+
 /// Whether a permit for `entry` may stand for this action on resources of this
 /// kind: one that its own rule names, or any if the rule says nothing of the
 /// kind.

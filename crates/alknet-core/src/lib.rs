@@ -42,6 +42,7 @@ mod discovery;
 mod dispatch;
 mod error;
 mod explain;
+pub mod files;
 mod gate;
 mod handler;
 mod idempotency;

@@ -3,9 +3,10 @@
 use crate::{
     dispatch::Dispatcher,
     error::{CallError, ErrorCode},
+    files::FilePath,
     gate::{
-        Ask, Refused, StepRefused, gate, is_own_action, refusal, step, step_resolved,
-        unauthenticated,
+        Ask, Refused, StepRefused, gate, is_own_action, might_step_within, refusal, step,
+        step_resolved, step_tree, unauthenticated,
     },
     identity::Caller,
     registry::Entry,
@@ -74,6 +75,90 @@ impl Permit {
             None,
             refused,
         ))
+    }
+
+    /// [`Permit::check`] of a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Permit::check`].
+    pub fn check_file(&self, action: &str, file: &FilePath) -> Result<(), CallError> {
+        let canonical = file.to_string();
+        self.check_step(action, &canonical, |caller| {
+            let owners = self.door.owners();
+            step(
+                caller,
+                &self.entry,
+                ResourceKind::Bucket,
+                action,
+                &canonical,
+                owners,
+            )
+        })
+    }
+
+    /// Checks a step on a file and on whatever may lie below it: one grant
+    /// covers all of it, and none denies any of it. What somebody created does
+    /// not count.
+    ///
+    /// # Errors
+    ///
+    /// As [`Permit::check`].
+    pub fn check_tree(&self, action: &str, file: &FilePath) -> Result<(), CallError> {
+        let canonical = file.to_string();
+        self.check_step(action, &canonical, |caller| {
+            step_tree(caller, &self.entry, action, &canonical)
+        })
+    }
+
+    /// Whether [`Permit::check_file`] passes: for listings, which leave out
+    /// what it does not.
+    #[must_use]
+    pub fn allows_file(&self, action: &str, file: &FilePath) -> bool {
+        let Ok(caller) = self.caller() else {
+            return false;
+        };
+        let kind = ResourceKind::Bucket;
+        let owners = self.door.owners();
+        is_own_action(&self.entry, kind, action)
+            && step(
+                &caller,
+                &self.entry,
+                kind,
+                action,
+                &file.to_string(),
+                owners,
+            )
+            .is_ok()
+    }
+
+    /// Whether [`Permit::check_tree`] passes.
+    #[must_use]
+    pub fn allows_tree(&self, action: &str, file: &FilePath) -> bool {
+        self.check_tree(action, file).is_ok()
+    }
+
+    /// Whether [`Permit::check_file`] might pass for a file, or for something
+    /// that may lie below it.
+    #[must_use]
+    pub fn may_allow_within(&self, action: &str, file: &FilePath) -> bool {
+        let Ok(caller) = self.caller() else {
+            return false;
+        };
+        is_own_action(&self.entry, ResourceKind::Bucket, action)
+            && might_step_within(&caller, &self.entry, action, &file.to_string())
+    }
+
+    fn check_step(
+        &self,
+        action: &str,
+        canonical: &str,
+        step: impl Fn(&Caller) -> Result<(), StepRefused>,
+    ) -> Result<(), CallError> {
+        let caller = self.caller()?;
+        self.check_action(&caller, ResourceKind::Bucket, action)?;
+        step(&caller)
+            .map_err(|refused| may_not(&caller, action, &format!("`{canonical}`"), None, refused))
     }
 
     /// Checks an address to which the caller's `asked`, `host:port` in

@@ -112,6 +112,45 @@ impl ResourceSet {
         allow.find(|grant| grant.hits(kind, action, resource))
     }
 
+    /// Whether `action` is held on a file in canonical form and on whatever may
+    /// lie below it: one grant covers all of it, and none denies any of it.
+    #[must_use]
+    pub fn holds_tree(&self, action: &str, file: &str) -> bool {
+        let mut allow = self.allow.iter();
+        allow.any(|grant| {
+            grant.pattern.kind == ResourceKind::Bucket
+                && grant.carries(action)
+                && grant.pattern.covers_tree(file)
+        }) && !self.denies_within(action, file)
+    }
+
+    /// Whether `action` is denied on a file in canonical form, or on something
+    /// that may lie below it.
+    #[must_use]
+    pub fn denies_within(&self, action: &str, file: &str) -> bool {
+        self.barred_within(action, file).is_some()
+    }
+
+    /// The first grant that does.
+    pub(crate) fn barred_within(&self, action: &str, file: &str) -> Option<&ResourceGrant> {
+        self.deny.iter().find(|grant| {
+            grant.pattern.kind == ResourceKind::Bucket
+                && grant.carries(action)
+                && grant.pattern.reaches(file)
+        })
+    }
+
+    /// Whether `action` might be held on a file in canonical form, or on
+    /// something that may lie below it.
+    #[must_use]
+    pub fn might_hold_within(&self, action: &str, file: &str) -> bool {
+        self.allow.iter().any(|grant| {
+            grant.pattern.kind == ResourceKind::Bucket
+                && grant.carries(action)
+                && grant.pattern.reaches(file)
+        })
+    }
+
     /// Whether `action` on the canonical `resource` is denied, whatever else
     /// is held.
     #[must_use]

@@ -12,7 +12,11 @@ pub use self::{
     grant::{ResourceGrant, ResourceSet},
     pattern::ResourcePattern,
 };
-use crate::{call::ROUTE_STEPS_MAX, name::PeerId};
+use crate::{
+    call::ROUTE_STEPS_MAX,
+    files::{FILE_PATH_BYTES_MAX, FilePath},
+    name::PeerId,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -21,6 +25,16 @@ use std::{
 
 /// Longest text that names a resource.
 const TEXT_BYTES_MAX: usize = 4096;
+/// Longest text that names a file: each byte of its path may be escaped.
+const FILE_TEXT_BYTES_MAX: usize = 3 * FILE_PATH_BYTES_MAX + 256;
+
+/// Longest text of this kind.
+fn text_bytes_max(kind: ResourceKind) -> usize {
+    match kind {
+        ResourceKind::Bucket => FILE_TEXT_BYTES_MAX,
+        _ => TEXT_BYTES_MAX,
+    }
+}
 
 /// A family of resources with its own grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -109,8 +123,9 @@ fn invalid(kind: ResourceKind, reason: impl Into<String>) -> ResourceError {
 /// [`ResourceError::Invalid`] if the text is not of the kind, or tries to
 /// leave it (`..`, NUL, an empty host).
 pub fn canonical_resource(kind: ResourceKind, text: &str) -> Result<String, ResourceError> {
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(invalid(kind, format!("longer than {TEXT_BYTES_MAX} bytes")));
+    let most = text_bytes_max(kind);
+    if text.len() > most {
+        return Err(invalid(kind, format!("longer than {most} bytes")));
     }
     if text.contains('\0') {
         return Err(invalid(kind, "contains NUL"));
@@ -159,35 +174,9 @@ fn is_plain_word(part: &str) -> bool {
 }
 
 fn canonical_file(text: &str) -> Result<String, ResourceError> {
-    let kind = ResourceKind::Bucket;
-    let mut parts = text.split('/');
-    let bucket = parts.next().unwrap_or_default();
-    if !is_bucket_head(bucket) {
-        return Err(invalid(kind, "a file is `bucket[@branch]/path`"));
-    }
-    let mut out = bucket.to_owned();
-    for part in parts.filter(|part| !part.is_empty()) {
-        if part == "." || part == ".." {
-            return Err(invalid(kind, "`.` and `..` are refused"));
-        }
-        out.push('/');
-        out.push_str(part);
-    }
-    Ok(out)
-}
-
-fn is_bucket_head(head: &str) -> bool {
-    let word = |text: &str| {
-        (1..=63).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
-    match head.split_once('@') {
-        None => word(head),
-        Some((bucket, moment)) if moment.starts_with('@') => word(bucket) && moment.len() > 1,
-        Some((bucket, branch)) => word(bucket) && word(branch),
-    }
+    let path = FilePath::parse(text);
+    path.map(|path| path.to_string())
+        .map_err(|error| invalid(ResourceKind::Bucket, error.to_string()))
 }
 
 fn canonical_command(text: &str) -> Result<String, ResourceError> {
@@ -423,6 +412,60 @@ mod tests {
         for doubled in ["//bin/rm", "/bin//rm", "/bin/rm/", "/", "//"] {
             assert!(canonical_resource(Command, doubled).is_err(), "{doubled}");
         }
+    }
+
+    #[test]
+    fn names_have_one_form_in_patterns_too() {
+        use ResourceKind::Bucket;
+        let form = |text: &str| canonical_resource(Bucket, text).unwrap();
+        covers(Bucket, "www/%61/**", "www/a/b", true);
+        covers(Bucket, "www/100%25*", &form("www/100%25 sure"), true);
+        covers(Bucket, "www/%ff*", &form("www/%FF%FE"), true);
+        covers(Bucket, "www/%2A", "www/*", true);
+        covers(Bucket, "www/%2a", "www/a", false);
+        covers(Bucket, "www/*", "www/*", true);
+        for bad in ["www/100%", "www/%2e%2E", "www/a%2Fb", "www/%00"] {
+            assert!(ResourcePattern::parse(Bucket, bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_tree_takes_one_grant_over_all_of_it_and_no_denial_in_it() {
+        let grant = |pattern: &str| {
+            ResourceGrant::parse(ResourceKind::Bucket, pattern, &["write"]).unwrap()
+        };
+        let check = |allow: &[&str], deny: &[&str], file: &str, tree: bool, within: bool| {
+            let set = ResourceSet {
+                allow: allow.iter().map(|pattern| grant(pattern)).collect(),
+                deny: deny.iter().map(|pattern| grant(pattern)).collect(),
+            };
+            assert_eq!(
+                set.holds_tree("write", file),
+                tree,
+                "{allow:?} {deny:?} {file}"
+            );
+            assert_eq!(
+                set.might_hold_within("write", file),
+                within,
+                "{allow:?} {file}"
+            );
+        };
+        check(&["www/**"], &[], "www", true, true);
+        check(&["www/**"], &[], "www/a/b", true, true);
+        check(&["*"], &[], "www/a", true, true);
+        check(&["www/*"], &[], "www/a", false, true);
+        check(&["www/a/b/**"], &[], "www/a", false, true);
+        check(&["www/a/b/**"], &[], "www/c", false, false);
+        check(&["www/*/**"], &[], "www/a", true, true);
+        check(&["www/**"], &["www/a/secret"], "www/a", false, true);
+        check(&["www/**"], &["www/a/secret"], "www/b", true, true);
+        check(&["www/**"], &["www/*/secret/**"], "www/b", false, true);
+        check(&["www/**"], &["*"], "www/b", false, true);
+        let read_only = ResourceSet {
+            allow: vec![grant("www/**")],
+            deny: vec![],
+        };
+        assert!(!read_only.holds_tree("read", "www"));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Patterns over resources, as grants name them.
 
 use super::{
-    Host, ResourceError, ResourceKind, TEXT_BYTES_MAX, address::judged, check_way, invalid,
-    split_host_port, unmapped,
+    Host, ResourceError, ResourceKind, address::judged, check_way, invalid, split_host_port,
+    text_bytes_max, unmapped,
 };
+use crate::files::{escape_name, unescape_name};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A pattern over resources of one kind, parsed once.
@@ -17,8 +18,8 @@ pub struct ResourcePattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Matcher {
     All,
-    /// Segments split at `/`; `*` within a segment, `**` for the rest.
-    Path(Vec<String>),
+    /// Segments split at `/`.
+    Path(Vec<Segment>),
     Net {
         host: HostMatcher,
         ports: (u16, u16),
@@ -29,6 +30,18 @@ enum Matcher {
         prefix: bool,
     },
 }
+
+/// One segment of a pattern over paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    /// `**`, at the end: whatever follows.
+    Rest,
+    /// `*` stands for any bytes, [`STAR`] for a star itself.
+    Name(Vec<u8>),
+}
+
+/// A star that was written as `%2A` and stands for itself; no name holds NUL.
+const STAR: u8 = 0;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum HostMatcher {
@@ -45,7 +58,7 @@ impl ResourcePattern {
     ///
     /// [`ResourceError::Invalid`] with what is wrong.
     pub fn parse(kind: ResourceKind, text: &str) -> Result<Self, ResourceError> {
-        if text.is_empty() || text.len() > TEXT_BYTES_MAX || text.contains('\0') {
+        if text.is_empty() || text.len() > text_bytes_max(kind) || text.contains('\0') {
             return Err(invalid(kind, "the pattern is empty or too long"));
         }
         let matcher = if text == "*" || (text == "**" && kind == ResourceKind::Bucket) {
@@ -101,6 +114,27 @@ impl ResourcePattern {
         }
     }
 
+    /// Whether it covers a file in canonical form and whatever may lie below it.
+    pub(super) fn covers_tree(&self, file: &str) -> bool {
+        let names: Vec<&str> = file.split('/').collect();
+        match &self.matcher {
+            Matcher::All => true,
+            Matcher::Path(parts) => path_covers_tree(parts, &names),
+            _ => false,
+        }
+    }
+
+    /// Whether it covers a file in canonical form, or something that may lie
+    /// below it.
+    pub(super) fn reaches(&self, file: &str) -> bool {
+        let names: Vec<&str> = file.split('/').collect();
+        match &self.matcher {
+            Matcher::All => true,
+            Matcher::Path(parts) => path_reaches(parts, &names),
+            _ => false,
+        }
+    }
+
     /// Whether it denies a resource in canonical form: an address that stands
     /// for another is denied if either is.
     pub(super) fn bars(&self, resource: &str) -> bool {
@@ -128,10 +162,13 @@ impl ResourcePattern {
 }
 
 fn parse_path_pattern(kind: ResourceKind, text: &str) -> Result<Matcher, ResourceError> {
-    let parts: Vec<String> = text.split('/').map(str::to_owned).collect();
+    let parts: Vec<&str> = text.split('/').collect();
     let last = parts.len() - 1;
-    for (at, part) in parts.iter().enumerate() {
-        if part == "." || part == ".." || (part.is_empty() && at != last) {
+    let mut segments = Vec::with_capacity(parts.len());
+    for (at, part) in parts.into_iter().enumerate() {
+        let climbs = kind == ResourceKind::Bucket
+            && matches!(unescape_name(part).as_deref(), Ok(b"." | b".."));
+        if climbs || part == "." || part == ".." || (part.is_empty() && at != last) {
             return Err(invalid(
                 kind,
                 "the pattern has an empty, `.` or `..` segment",
@@ -140,19 +177,65 @@ fn parse_path_pattern(kind: ResourceKind, text: &str) -> Result<Matcher, Resourc
         if part.contains("**") && (part != "**" || at != last) {
             return Err(invalid(kind, "`**` stands alone, at the end"));
         }
+        match part {
+            "" => {}
+            "**" => segments.push(Segment::Rest),
+            _ if kind == ResourceKind::Bucket => segments.push(parse_name_pattern(part)?),
+            _ => segments.push(Segment::Name(part.as_bytes().to_vec())),
+        }
     }
-    Ok(Matcher::Path(
-        parts.into_iter().filter(|part| !part.is_empty()).collect(),
-    ))
+    Ok(Matcher::Path(segments))
 }
 
-fn path_covers(pattern: &[String], names: &[&str]) -> bool {
+/// What stands between stars is written as names are, in whatever form, and
+/// compared in their one form.
+fn parse_name_pattern(part: &str) -> Result<Segment, ResourceError> {
+    let mut pattern = Vec::with_capacity(part.len());
+    for (at, literal) in part.split('*').enumerate() {
+        if at > 0 {
+            pattern.push(b'*');
+        }
+        let bytes = unescape_name(literal)
+            .map_err(|error| invalid(ResourceKind::Bucket, error.to_string()))?;
+        if bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
+            return Err(invalid(ResourceKind::Bucket, "a name holds `/` or NUL"));
+        }
+        let form = escape_name(&bytes).into_owned().into_bytes();
+        let star = |byte| if byte == b'*' { STAR } else { byte };
+        pattern.extend(form.into_iter().map(star));
+    }
+    Ok(Segment::Name(pattern))
+}
+
+fn path_covers(pattern: &[Segment], names: &[&str]) -> bool {
     match (pattern, names) {
         ([], []) => true,
         // `www/**` covers `www` itself: who may list the tree may see its root.
-        ([star], _) if star == "**" => true,
-        ([first, rest @ ..], [name, more @ ..]) => {
-            glob_segment(first.as_bytes(), name.as_bytes()) && path_covers(rest, more)
+        ([Segment::Rest], _) => true,
+        ([Segment::Name(first), rest @ ..], [name, more @ ..]) => {
+            glob_segment(first, name.as_bytes()) && path_covers(rest, more)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a pattern covers a path and whatever may lie below it.
+fn path_covers_tree(pattern: &[Segment], names: &[&str]) -> bool {
+    match (pattern, names) {
+        ([Segment::Rest], _) => true,
+        ([Segment::Name(first), rest @ ..], [name, more @ ..]) => {
+            glob_segment(first, name.as_bytes()) && path_covers_tree(rest, more)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a pattern covers a path or something that may lie below it.
+fn path_reaches(pattern: &[Segment], names: &[&str]) -> bool {
+    match (pattern, names) {
+        ([Segment::Rest], _) | (_, []) => true,
+        ([Segment::Name(first), rest @ ..], [name, more @ ..]) => {
+            glob_segment(first, name.as_bytes()) && path_reaches(rest, more)
         }
         _ => false,
     }
@@ -163,10 +246,11 @@ fn path_covers(pattern: &[String], names: &[&str]) -> bool {
 fn glob_segment(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t, mut star) = (0, 0, None);
     while t < text.len() {
+        let is_same = |part: &u8| *part == text[t] || (*part == STAR && text[t] == b'*');
         if pattern.get(p) == Some(&b'*') {
             star = Some((p, t));
             p += 1;
-        } else if pattern.get(p) == Some(&text[t]) {
+        } else if pattern.get(p).is_some_and(is_same) {
             p += 1;
             t += 1;
         } else if let Some((at, from)) = star {
