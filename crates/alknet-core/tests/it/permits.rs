@@ -3,7 +3,7 @@
 use crate::world::{Audited, World, echo, fails, identity, key};
 use ResourceKind::Bucket;
 use alknet_core::{
-    Caller, ErrorCode, Operation, PeerId, Registration, ResourceKind, Surface,
+    Caller, ErrorCode, Operation, PeerId, Registration, ResourceKind, Surface, files::FilePath,
     storage::OwnershipProvider,
 };
 use std::{sync::Arc, time::Duration};
@@ -210,4 +210,75 @@ async fn each_permit_has_an_audit_row_given_or_refused() {
     );
     assert_eq!(rows[0].detail.as_deref(), Some("permit"));
     assert!(rows[2].detail.as_ref().unwrap().contains("fs:read"));
+}
+
+fn file(text: &str) -> FilePath {
+    FilePath::parse(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_step_on_a_tree_takes_a_grant_for_all_of_it_and_no_denial_in_it() {
+    let world = World::new(vec![reads()]);
+    let grants = ["fs:read", "bucket:www/**=read", "!bucket:www/a/secret/**=*"];
+    let bob = world.caller("bob", &grants);
+    let permit = world.door.authorize(&bob, "fs/read").unwrap();
+    permit.check_tree("read", &file("www/b")).unwrap();
+    permit.check_file("read", &file("www/a")).unwrap();
+    for above in ["www", "www/a", "www/a/secret", "www/a/secret/x"] {
+        let told = fails(
+            permit.check_tree("read", &file(above)),
+            ErrorCode::Forbidden,
+        );
+        let denied = &told.details.unwrap()["denied"];
+        assert_eq!(denied, "!bucket:www/a/secret/**=*", "{above}");
+    }
+    let told = fails(
+        permit.check_tree("read", &file("logs")),
+        ErrorCode::Forbidden,
+    );
+    assert_eq!(told.details.unwrap()["grant"], "bucket:logs/**=read");
+    // One file of it is not all of it.
+    let eve = world.caller("eve", &["fs:read", "bucket:www/*=read"]);
+    let permit = world.door.authorize(&eve, "fs/read").unwrap();
+    permit.check_file("read", &file("www/b")).unwrap();
+    assert!(!permit.allows_tree("read", &file("www/b")));
+}
+
+#[tokio::test]
+async fn what_lies_below_is_looked_for_without_a_refusal() {
+    let world = World::new(vec![reads()]);
+    let bob = world.caller("bob", &["fs:read", "bucket:www/public/**=read"]);
+    let permit = world.door.authorize(&bob, "fs/read").unwrap();
+    let check = |text: &str, itself: bool, within: bool| {
+        assert_eq!(permit.allows_file("read", &file(text)), itself, "{text}");
+        assert_eq!(
+            permit.may_allow_within("read", &file(text)),
+            within,
+            "{text}"
+        );
+    };
+    check("www", false, true);
+    check("www/public", true, true);
+    check("www/public/a", true, true);
+    check("www/private", false, false);
+    check("logs", false, false);
+    // Of another action of its kind a permit says nothing.
+    assert!(!permit.may_allow_within("write", &file("www/public")));
+}
+
+#[tokio::test]
+async fn a_key_bounds_trees_as_it_bounds_files() {
+    let world = World::new(vec![reads()]);
+    let ceiling = identity("bob", &["fs:read", "bucket:www/a/**=read"]);
+    let bob = identity("bob", &["fs:read", "bucket:www/**=read"]);
+    world.ids.put(key("bob"), bob.under(Arc::new(ceiling)));
+    let caller = Caller::resolve(&*world.ids, key("bob")).unwrap();
+    let permit = world.door.authorize(&caller, "fs/read").unwrap();
+    permit.check_tree("read", &file("www/a")).unwrap();
+    fails(
+        permit.check_tree("read", &file("www")),
+        ErrorCode::Forbidden,
+    );
+    assert!(permit.may_allow_within("read", &file("www")));
+    assert!(!permit.may_allow_within("read", &file("www/b")));
 }
