@@ -63,6 +63,7 @@ mod secret;
 mod spec;
 mod ssh_key;
 pub mod storage;
+mod time_span;
 pub mod transport;
 
 pub use crate::{
@@ -116,4 +117,5 @@ pub use crate::{
         Visibility,
     },
     ssh_key::{SSH_KEY_TEXT_BYTES_MAX, SshKeyError, SshPublicKey},
+    time_span::{TimeSpan, TimeSpanError},
 };

@@ -1,6 +1,7 @@
 //! How this machine lets others run programs.
 
-use crate::{account::AccountError, duration::TimeSpan};
+use crate::account::AccountError;
+use alknet_core::TimeSpan;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

@@ -43,7 +43,6 @@ mod account;
 mod child;
 mod command;
 mod config;
-mod duration;
 mod exec;
 pub mod net;
 mod process;
@@ -65,8 +64,8 @@ pub use crate::{
         ExitError, SchemaConfig, command_operations, fuzz_arguments,
     },
     config::{ExecConfig, ExecConfigError},
-    duration::{TimeSpan, TimeSpanError},
     exec::Exec,
     pty_modes::terminal_modes,
     shell::shell_operations,
 };
+pub use alknet_core::{TimeSpan, TimeSpanError};

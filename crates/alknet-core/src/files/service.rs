@@ -367,8 +367,12 @@ pub struct ReplaceOptions {
     pub mode: Option<u32>,
     /// Time of the last change; the present, if not given.
     pub mtime: Option<FileTime>,
-    /// How many bytes will come: refused at once if there is no room.
+    /// How many bytes will come, holes included: refused at once if there is
+    /// no room, and in the end if it was another number.
     pub bytes: Option<u64>,
+    /// Whether holes may be among them, which take no room on the disk: then
+    /// only the quota is asked at once.
+    pub sparse: bool,
     /// What their digests must be.
     pub digests: Option<Digests>,
     /// With the same text, the same caller goes on after a cut: at most 128

@@ -1,7 +1,6 @@
 //! One `[[operation]]` of the configuration, and what may be wrong with it.
 
-use crate::duration::TimeSpan;
-use alknet_core::Kind;
+use alknet_core::{Kind, TimeSpan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

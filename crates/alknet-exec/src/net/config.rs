@@ -1,6 +1,6 @@
 //! How this node lets others use its network.
 
-use crate::duration::TimeSpan;
+use alknet_core::TimeSpan;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

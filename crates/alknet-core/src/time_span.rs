@@ -29,7 +29,7 @@ impl TimeSpan {
 
     /// A span of whole seconds, as defaults are.
     #[must_use]
-    pub(crate) const fn seconds(seconds: u64) -> Self {
+    pub const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 
