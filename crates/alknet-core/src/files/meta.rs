@@ -260,7 +260,10 @@ pub struct Digests {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ChangeKind {
-    /// It is there now.
+    /// Nothing yet: what happens from here on is told. Whoever keeps a copy
+    /// lists now.
+    Started,
+    /// It is there now; also if it replaced another.
     Created,
     /// Its content is another.
     Modified,
@@ -281,7 +284,8 @@ pub struct FileChange {
     pub cursor: String,
     /// What happened.
     pub kind: ChangeKind,
-    /// To what; the watched directory itself if changes were missed.
+    /// To what; what is watched itself if it was removed, if changes were
+    /// missed, and at the start.
     pub file: super::path::FilePath,
     /// Where it was before, if that is watched too.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -462,8 +462,15 @@ pub struct WatchOptions {
 /// Changes as they happen.
 #[async_trait]
 pub trait Watch: Send + Debug {
-    /// Waits for changes; at least one. Cancel safe. A watch has no end of its
-    /// own but the directory's removal.
+    /// What is watched, after all links.
+    fn path(&self) -> &FilePath;
+
+    /// The place after what was told: goes into [`WatchOptions::after`].
+    fn cursor(&self) -> String;
+
+    /// Waits for changes; at least one, none at the end. Cancel safe. A watch
+    /// has no end of its own but the removal of what is watched, which is its
+    /// last change; a file that is watched may come back and ends nothing.
     ///
     /// # Errors
     ///
