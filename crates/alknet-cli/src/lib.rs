@@ -16,6 +16,7 @@ mod descriptors;
 mod duration;
 mod escapes;
 mod failure;
+mod files;
 #[doc(hidden)]
 pub mod fuzz;
 mod hardening;

@@ -18,6 +18,9 @@ use std::{
 
 #[cfg(test)]
 pub(crate) use alknet::Violation;
+pub(crate) use alknet::files::{
+    BucketInfo, BucketRef, FileKind, FileName, FilePath, FileStat, FileTime, ListEntry, PathError,
+};
 pub(crate) use alknet::net::{CarryError, bind, carry};
 pub(crate) use alknet::node::relay::{QadSetting, RelayServerConfig};
 pub(crate) use alknet::node::{StoreFacts as Facts, backup};

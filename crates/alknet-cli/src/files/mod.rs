@@ -1,0 +1,7 @@
+//! Files as the command line names, finds and shows them.
+
+pub(crate) mod pattern;
+pub(crate) mod place;
+pub(crate) mod text;
+
+pub(crate) use self::place::{FilePlace, RemotePlace};
