@@ -1,0 +1,26 @@
+//! Buckets: existing directories of the host, out of which nothing leads.
+//!
+//! [`root`] is the ground: an open directory as the only way to what is below
+//! it, whatever paths and symlinks are given. It blocks, asks nobody for
+//! permission, and is what host buckets and the local side of copies stand on.
+//!
+//! Not here: who may do what (the door gives permits, the services above ask
+//! for them), and sockets.
+//!
+//! ```
+//! use alknet_core::files::FileName;
+//! use alknet_fs::root::{Follow, Root};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! std::fs::write(dir.path().join("motd"), "hello")?;
+//! std::os::unix::fs::symlink("/etc/passwd", dir.path().join("secrets"))?;
+//! let root = Root::open(dir.path())?;
+//! let motd = root.walk(&[FileName::parse("motd")?], Follow::Yes)?;
+//! assert_eq!(motd.meta()?.bytes, 5);
+//! assert!(root.walk(&[FileName::parse("secrets")?], Follow::Yes).is_err());
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod root;

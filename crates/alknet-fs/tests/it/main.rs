@@ -1,0 +1,4 @@
+//! Directories of the host, and what would like to lead out of them.
+#![allow(clippy::unwrap_used)]
+
+mod root;
