@@ -7,3 +7,9 @@ pub use alknet_node::{
     self as node, Config, LogBuffer, Node, NodeBuilder, NodeStatus, StartError,
     remote::{ProgramKey, Remote},
 };
+
+/// Files: their names, and directories out of which nothing leads.
+pub mod files {
+    pub use alknet_core::files::*;
+    pub use alknet_fs::root;
+}
