@@ -24,3 +24,4 @@
 //! ```
 
 pub mod root;
+pub mod watch;

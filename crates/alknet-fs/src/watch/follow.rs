@@ -4,12 +4,11 @@ use super::{
     CHANGES_TOLD_MAX, Shared, Turn,
     ring::{Item, What},
     scope::{Scope, Seen},
-    worker::Begun,
+    worker::{Begun, Lease},
 };
 use alknet_core::{
-    CallError,
+    CallError, Permit,
     files::{ChangeKind, FileChange, FileError, FileKind, FilePath, Watch},
-    permit::Permit,
 };
 use async_trait::async_trait;
 use std::{fmt, sync::Arc};
@@ -23,7 +22,7 @@ pub(super) struct HostWatch {
     has_missed: bool,
     is_over: bool,
     head: watch::Receiver<u64>,
-    begun: Begun,
+    _lease: Lease,
     _turn: Turn,
 }
 
@@ -45,14 +44,9 @@ impl HostWatch {
             head: shared.head.subscribe(),
             shared,
             scope,
-            begun,
+            _lease: begun.lease,
             _turn: turn,
         }
-    }
-
-    fn check(&self, permit: &Permit) -> Result<(), CallError> {
-        permit.check_file("list", self.scope.asked())?;
-        permit.check_file("list", self.scope.path())
     }
 
     fn change(&self, kind: ChangeKind, number: u64) -> FileChange {
@@ -142,7 +136,7 @@ impl Watch for HostWatch {
 
     async fn next(&mut self, permit: &Permit) -> Result<Vec<FileChange>, FileError> {
         loop {
-            self.check(permit)?;
+            check(&self.scope, permit)?;
             if self.is_over {
                 return Ok(Vec::new());
             }
@@ -164,11 +158,17 @@ impl Watch for HostWatch {
                     continue;
                 }
             }
-            self.begun.is_alive()?;
+            let scope = &self.scope;
             tokio::select! {
                 _ = self.head.changed() => {}
-                refused = permit.lost(|permit| self.check(permit)) => return Err(refused.into()),
+                refused = permit.lost(|permit| check(scope, permit)) => return Err(refused.into()),
             }
         }
     }
+}
+
+/// What the caller named, and what that led to.
+fn check(scope: &Scope, permit: &Permit) -> Result<(), CallError> {
+    permit.check_file("list", scope.asked())?;
+    permit.check_file("list", scope.path())
 }

@@ -38,8 +38,8 @@ use self::{
 };
 use crate::root::Root;
 use alknet_core::{
+    Permit,
     files::{BucketRef, FileError, FileErrorCode, FileName, FilePath, Watch, WatchOptions},
-    permit::Permit,
 };
 use std::{
     collections::HashMap,

@@ -1,9 +1,7 @@
 //! What one watch sees of all changes.
 
 use super::ring::{Item, What};
-use alknet_core::files::{
-    ChangeKind, FileError, FileKind, FileName, FilePath,
-};
+use alknet_core::files::{ChangeKind, FileError, FileKind, FileName, FilePath};
 
 /// What is watched.
 #[derive(Clone, Debug)]
@@ -89,9 +87,7 @@ impl Scope {
                 (true, false) => Seen::Change(ChangeKind::Removed, from.clone(), None),
                 (false, false) => Seen::Nothing,
             },
-            What::Missed => {
-                Seen::Change(ChangeKind::Missed, self.path.names().to_vec(), None)
-            }
+            What::Missed => Seen::Change(ChangeKind::Missed, self.path.names().to_vec(), None),
             What::Lost(code, message) if self.depends_on(&item.names) => {
                 Seen::Failed(FileError::new(*code, message.clone()))
             }
