@@ -349,6 +349,20 @@ impl Context {
         }
     }
 
+    /// A permit of another operation of this node, for the same caller, if it
+    /// may call that too: for a handler that does on the way what that one
+    /// does. It is the caller's right that is asked for, not the handler's, and
+    /// the audit log says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dispatcher::authorize`].
+    pub fn permit_for(&self, operation: &str) -> Result<Permit, CallError> {
+        let surface = self.0.surface.clone();
+        let principal = &self.0.principal;
+        self.0.door.authorize_from(principal, operation, surface)
+    }
+
     /// Resolves when the node refuses new calls, to stop. What waits for
     /// others, with no end of its own, ends then.
     pub async fn draining(&self) {

@@ -23,5 +23,14 @@
 //! # }
 //! ```
 
+mod glob;
+mod ops;
+mod peer;
 pub mod root;
+pub mod stream;
 pub mod watch;
+
+pub use self::{
+    glob::{GLOB_BYTES_MAX, Glob, GlobError},
+    ops::file_operations,
+};

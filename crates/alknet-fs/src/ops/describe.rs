@@ -36,24 +36,27 @@ pub(super) fn stat(files: Arc<dyn FileService>) -> Registration {
         "kind": "file", "bytes": 5, "mode": 420, "uid": 1000, "gid": 1000, "links": 1,
         "mtime": "2026-11-20T10:00:00Z", "version": "41.1b2.5",
     });
-    reads(Operation::query("fs/stat", "Describes a file, a directory or a link."))
-        .description(
-            "`version` is another text whenever the file or its content is another: pass it \
+    reads(Operation::query(
+        "fs/stat",
+        "Describes a file, a directory or a link.",
+    ))
+    .description(
+        "`version` is another text whenever the file or its content is another: pass it \
              as `if_version` to read or replace exactly that.",
-        )
-        .example(json!({ "file": "inbox/notes.txt" }), example)
-        .handler(move |cx, input: StatInput| {
-            let files = files.clone();
-            async move {
-                let permit = cx.permit();
-                let stat = files.stat(&permit, &input.file, input.follow).await?;
-                let target = match stat.kind {
-                    FileKind::Symlink => target(&*files, &permit, &input.file).await?,
-                    _ => None,
-                };
-                Ok::<_, CallError>(Described { stat, target })
-            }
-        })
+    )
+    .example(json!({ "file": "inbox/notes.txt" }), example)
+    .handler(move |cx, input: StatInput| {
+        let files = files.clone();
+        async move {
+            let permit = cx.permit();
+            let stat = files.stat(&permit, &input.file, input.follow).await?;
+            let target = match stat.kind {
+                FileKind::Symlink => target(&*files, &permit, &input.file).await?,
+                _ => None,
+            };
+            Ok::<_, CallError>(Described { stat, target })
+        }
+    })
 }
 
 /// Where a link leads, if that may be told.

@@ -73,40 +73,46 @@ struct Page {
 }
 
 pub(super) fn list(files: Arc<dyn FileService>) -> Registration {
-    lists(Operation::query("fs/list", "Lists a directory, page by page."))
-        .description(
-            "Entries come in the order of the disk; one that is there all the time is told \
+    lists(Operation::query(
+        "fs/list",
+        "Lists a directory, page by page.",
+    ))
+    .description(
+        "Entries come in the order of the disk; one that is there all the time is told \
              once, whatever else comes and goes between two pages. Links are described \
              themselves. Entries that the caller may not list are left out. The last page \
              has no `next`, and may be empty.",
-        )
-        .example(
-            json!({ "file": "inbox" }),
-            json!({ "entries": [{
+    )
+    .example(
+        json!({ "file": "inbox" }),
+        json!({ "entries": [{
                 "name": "notes.txt", "kind": "file", "bytes": 5, "mode": 420, "uid": 1000,
                 "gid": 1000, "links": 1, "mtime": "2026-11-20T10:00:00Z", "version": "41.1b2.5",
             }] }),
-        )
-        .example(
-            json!({ "file": "inbox", "limit": 1000 }),
-            json!({ "entries": [], "next": "17.4621" }),
-        )
-        .handler(move |cx, input: ListInput| {
-            let files = files.clone();
-            async move {
-                let permit = cx.permit();
-                let from = input.from.as_deref();
-                let mut listing = files.list(&permit, &input.file, from).await?;
-                let mut entries = Vec::new();
-                while entries.len() < input.limit {
-                    let more = listing.next(&permit, input.limit - entries.len()).await?;
-                    if more.is_empty() {
-                        return Ok::<_, CallError>(Page { entries, next: None });
-                    }
-                    entries.extend(more);
+    )
+    .example(
+        json!({ "file": "inbox", "limit": 1000 }),
+        json!({ "entries": [], "next": "17.4621" }),
+    )
+    .handler(move |cx, input: ListInput| {
+        let files = files.clone();
+        async move {
+            let permit = cx.permit();
+            let from = input.from.as_deref();
+            let mut listing = files.list(&permit, &input.file, from).await?;
+            let mut entries = Vec::new();
+            while entries.len() < input.limit {
+                let more = listing.next(&permit, input.limit - entries.len()).await?;
+                if more.is_empty() {
+                    return Ok::<_, CallError>(Page {
+                        entries,
+                        next: None,
+                    });
                 }
-                let next = Some(listing.place());
-                Ok(Page { entries, next })
+                entries.extend(more);
             }
-        })
+            let next = Some(listing.place());
+            Ok(Page { entries, next })
+        }
+    })
 }

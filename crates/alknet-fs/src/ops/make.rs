@@ -1,7 +1,7 @@
 //! What changes entries: `fs/mkdir`, `fs/remove`, `fs/rename`, `fs/link`,
 //! `fs/hard-link`, `fs/set-attributes`, `fs/gc`.
 
-use super::{Done, LONG, BUCKET, described, make_directories, with_errors, writes, yes};
+use super::{BUCKET, Done, LONG, described, make_directories, with_errors, writes, yes};
 use alknet_core::{
     CallError, Operation, Registration,
     files::{
@@ -61,21 +61,34 @@ pub(super) fn mkdir(files: Arc<dyn FileService>) -> Registration {
             let files = files.clone();
             async move {
                 let permit = cx.permit();
-                let MkdirInput { file, mode, parents } = input;
+                let MkdirInput {
+                    file,
+                    mode,
+                    parents,
+                } = input;
                 if !parents {
                     let stat = files.make_directory(&permit, &file, mode).await?;
-                    return Ok::<_, CallError>(MkdirReply { stat, created: true });
+                    return Ok::<_, CallError>(MkdirReply {
+                        stat,
+                        created: true,
+                    });
                 }
                 let made = make_directories(&*files, &permit, &file, mode).await?;
                 if let Some(stat) = made.stat {
-                    return Ok(MkdirReply { stat, created: true });
+                    return Ok(MkdirReply {
+                        stat,
+                        created: true,
+                    });
                 }
                 let stat = described(&*files, &permit, &file, true).await?;
                 if stat.kind != FileKind::Directory {
                     let message = format!("`{file}`: it exists, and is no directory");
                     return Err(FileError::new(FileErrorCode::FileExists, message).into());
                 }
-                Ok(MkdirReply { stat, created: false })
+                Ok(MkdirReply {
+                    stat,
+                    created: false,
+                })
             }
         })
 }
@@ -99,38 +112,44 @@ struct RemoveReply {
 }
 
 pub(super) fn remove(files: Arc<dyn FileService>) -> Registration {
-    writes(Operation::mutation("fs/remove", "Removes a file, a link or a directory."))
-        .description(
-            "A link is removed itself, never what it leads to. A directory that is not empty \
+    writes(Operation::mutation(
+        "fs/remove",
+        "Removes a file, a link or a directory.",
+    ))
+    .description(
+        "A link is removed itself, never what it leads to. A directory that is not empty \
              takes `recursive`, and the right to write everything below it.",
-        )
-        .destructive()
-        .timeout(LONG)
-        .example(json!({ "file": "inbox/old.txt" }), json!({ "files": 1, "directories": 0 }))
-        .example(
-            json!({ "file": "inbox/old", "recursive": true }),
-            json!({ "files": 12, "directories": 3 }),
-        )
-        .handler(move |cx, input: RemoveInput| {
-            let files = files.clone();
-            async move {
-                let permit = cx.permit();
-                let RemoveInput { file, recursive } = input;
-                let removed = match recursive {
-                    true => files.remove(&permit, &file, Removal::Tree).await,
-                    false => match files.remove(&permit, &file, Removal::File).await {
-                        Err(error) if error.code() == Some(FileErrorCode::IsADirectory) => {
-                            files.remove(&permit, &file, Removal::Directory).await
-                        }
-                        other => other,
-                    },
-                }?;
-                Ok::<_, CallError>(RemoveReply {
-                    files: removed.files,
-                    directories: removed.directories,
-                })
-            }
-        })
+    )
+    .destructive()
+    .timeout(LONG)
+    .example(
+        json!({ "file": "inbox/old.txt" }),
+        json!({ "files": 1, "directories": 0 }),
+    )
+    .example(
+        json!({ "file": "inbox/old", "recursive": true }),
+        json!({ "files": 12, "directories": 3 }),
+    )
+    .handler(move |cx, input: RemoveInput| {
+        let files = files.clone();
+        async move {
+            let permit = cx.permit();
+            let RemoveInput { file, recursive } = input;
+            let removed = match recursive {
+                true => files.remove(&permit, &file, Removal::Tree).await,
+                false => match files.remove(&permit, &file, Removal::File).await {
+                    Err(error) if error.code() == Some(FileErrorCode::IsADirectory) => {
+                        files.remove(&permit, &file, Removal::Directory).await
+                    }
+                    other => other,
+                },
+            }?;
+            Ok::<_, CallError>(RemoveReply {
+                files: removed.files,
+                directories: removed.directories,
+            })
+        }
+    })
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -146,23 +165,29 @@ struct RenameInput {
 }
 
 pub(super) fn rename(files: Arc<dyn FileService>) -> Registration {
-    moves(Operation::mutation("fs/rename", "Renames or moves within a bucket."))
-        .description(
-            "A link is renamed itself. Takes the right to read and write all of what is moved, \
+    moves(Operation::mutation(
+        "fs/rename",
+        "Renames or moves within a bucket.",
+    ))
+    .description(
+        "A link is renamed itself. Takes the right to read and write all of what is moved, \
              and to write where it goes: otherwise a move would make readable what was not. \
              Between buckets: copy, then remove.",
-        )
-        .destructive()
-        .example(json!({ "file": "inbox/a.txt", "to": "inbox/b.txt" }), json!({}))
-        .handler(move |cx, input: RenameInput| {
-            let files = files.clone();
-            async move {
-                let RenameInput { file, to, replace } = input;
-                let options = RenameOptions { replace };
-                files.rename(&cx.permit(), &file, &to, options).await?;
-                Ok::<_, CallError>(Done {})
-            }
-        })
+    )
+    .destructive()
+    .example(
+        json!({ "file": "inbox/a.txt", "to": "inbox/b.txt" }),
+        json!({}),
+    )
+    .handler(move |cx, input: RenameInput| {
+        let files = files.clone();
+        async move {
+            let RenameInput { file, to, replace } = input;
+            let options = RenameOptions { replace };
+            files.rename(&cx.permit(), &file, &to, options).await?;
+            Ok::<_, CallError>(Done {})
+        }
+    })
 }
 
 /// An operation that gives something another name.
@@ -226,24 +251,27 @@ pub(super) fn hard_link(files: Arc<dyn FileService>) -> Registration {
         "kind": "file", "bytes": 5, "mode": 420, "uid": 1000, "gid": 1000, "links": 2,
         "mtime": "2026-11-20T10:00:00Z", "version": "41.1b2.5",
     });
-    moves(Operation::mutation("fs/hard-link", "Gives a file a second name."))
-        .description(
-            "Both names are the same file from then on, so it takes the right to read and \
+    moves(Operation::mutation(
+        "fs/hard-link",
+        "Gives a file a second name.",
+    ))
+    .description(
+        "Both names are the same file from then on, so it takes the right to read and \
              write under the first, and to write under the second.",
-        )
-        .example(
-            json!({ "file": "inbox/notes.txt", "to": "inbox/again.txt" }),
-            json!({ "stat": stat }),
-        )
-        .handler(move |cx, input: HardLinkInput| {
-            let files = files.clone();
-            async move {
-                let permit = cx.permit();
-                files.link(&permit, &input.file, &input.to).await?;
-                let stat = described(&*files, &permit, &input.to, false).await?;
-                Ok::<_, CallError>(Changed { stat })
-            }
-        })
+    )
+    .example(
+        json!({ "file": "inbox/notes.txt", "to": "inbox/again.txt" }),
+        json!({ "stat": stat }),
+    )
+    .handler(move |cx, input: HardLinkInput| {
+        let files = files.clone();
+        async move {
+            let permit = cx.permit();
+            files.link(&permit, &input.file, &input.to).await?;
+            let stat = described(&*files, &permit, &input.to, false).await?;
+            Ok::<_, CallError>(Changed { stat })
+        }
+    })
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -341,25 +369,31 @@ struct GcReply {
 }
 
 pub(super) fn gc(files: Arc<dyn FileService>) -> Registration {
-    with_errors(Operation::mutation("fs/gc", "Removes what was begun and is not gone on with."))
-        .description(
-            "Partial uploads below a directory that nobody writes to now are removed: those \
+    with_errors(Operation::mutation(
+        "fs/gc",
+        "Removes what was begun and is not gone on with.",
+    ))
+    .description(
+        "Partial uploads below a directory that nobody writes to now are removed: those \
              who began them start again.",
-        )
-        .resource(BUCKET, "admin", "/file")
-        .requires("fs:gc")
-        .destructive()
-        .idempotent()
-        .timeout(LONG)
-        .example(json!({ "file": "inbox" }), json!({ "partials": 0, "bytes": 0 }))
-        .handler(move |cx, input: GcInput| {
-            let files = files.clone();
-            async move {
-                let collected = files.collect(&cx.permit(), &input.file).await?;
-                Ok::<_, CallError>(GcReply {
-                    partials: collected.partials,
-                    bytes: collected.bytes,
-                })
-            }
-        })
+    )
+    .resource(BUCKET, "admin", "/file")
+    .requires("fs:gc")
+    .destructive()
+    .idempotent()
+    .timeout(LONG)
+    .example(
+        json!({ "file": "inbox" }),
+        json!({ "partials": 0, "bytes": 0 }),
+    )
+    .handler(move |cx, input: GcInput| {
+        let files = files.clone();
+        async move {
+            let collected = files.collect(&cx.permit(), &input.file).await?;
+            Ok::<_, CallError>(GcReply {
+                partials: collected.partials,
+                bytes: collected.bytes,
+            })
+        }
+    })
 }

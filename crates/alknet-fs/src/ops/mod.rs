@@ -4,17 +4,19 @@
 //! with the permit of the call, and shapes the answer.
 
 mod describe;
-mod lines;
 mod list;
 mod make;
 mod read;
 mod search;
 mod walk;
+mod watch;
 mod write;
 
 use alknet_core::{
-    CallError, ErrorCode, Operation, OperationBuilder, Permit, Registration,
-    files::{Attributes, Create, FileError, FileErrorCode, FilePath, FileService, file_error_specs},
+    CallError, ErrorCode, OperationBuilder, Permit, Registration,
+    files::{
+        Attributes, Create, FileError, FileErrorCode, FilePath, FileService, file_error_specs,
+    },
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,7 @@ pub fn file_operations(files: &Arc<dyn FileService>) -> Vec<Registration> {
         list::list(files.clone()),
         describe::stat(files.clone()),
         search::search(files.clone()),
+        watch::watch(files.clone()),
         read::read(files.clone()),
         write::write(files.clone()),
         make::mkdir(files.clone()),
@@ -172,7 +175,9 @@ async fn make_parents(
     path: &FilePath,
 ) -> Result<(), FileError> {
     match path.parent().filter(|parent| !parent.names().is_empty()) {
-        Some(parent) => make_directories(files, permit, &parent, None).await.map(drop),
+        Some(parent) => make_directories(files, permit, &parent, None)
+            .await
+            .map(drop),
         None => Ok(()),
     }
 }
@@ -193,4 +198,3 @@ async fn described(
         .set_attributes(permit, path, follow, Attributes::default())
         .await
 }
-
