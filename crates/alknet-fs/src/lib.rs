@@ -33,4 +33,8 @@ pub mod watch;
 pub use self::{
     glob::{GLOB_BYTES_MAX, Glob, GlobError},
     ops::file_operations,
+    peer::{
+        OFFER_EXPIRES_MAX, OFFER_IDLE_MAX, OFFERS_MAX, OFFERS_PER_CALLER_MAX, PeerFiles, not_connected,
+        peer_operations,
+    },
 };

@@ -72,7 +72,7 @@ fn writes(operation: OperationBuilder) -> OperationBuilder {
 }
 
 /// Declares what can go wrong with files.
-fn with_errors(operation: OperationBuilder) -> OperationBuilder {
+pub(crate) fn with_errors(operation: OperationBuilder) -> OperationBuilder {
     file_error_specs()
         .into_iter()
         .fold(operation, OperationBuilder::error)
@@ -81,7 +81,7 @@ fn with_errors(operation: OperationBuilder) -> OperationBuilder {
 /// What is done if a file is not there, or is.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-enum CreateInput {
+pub(crate) enum CreateInput {
     /// It is made if it is not there.
     #[default]
     IfMissing,
@@ -105,7 +105,7 @@ impl From<CreateInput> for Create {
 #[derive(Debug, Serialize, JsonSchema)]
 struct Done {}
 
-fn yes() -> bool {
+pub(crate) fn yes() -> bool {
     true
 }
 

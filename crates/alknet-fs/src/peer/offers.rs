@@ -7,7 +7,7 @@
 
 use alknet_core::{
     CallError, ChannelCall, Context, ErrorCode, ErrorSpec, PeerId, Permit,
-    files::{FileErrorCode, FileKind, FilePath},
+    files::{FileErrorCode, FilePath},
     storage::Timestamp,
 };
 use async_trait::async_trait;
@@ -33,9 +33,9 @@ pub const OFFER_EXPIRES_MAX: Duration = Duration::from_secs(3600);
 pub const OFFER_IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// No such offer, or not for who asks, or not any more: nobody learns which.
-pub(crate) const NO_SUCH_OFFER: &str = "NO_SUCH_OFFER";
+pub(super) const NO_SUCH_OFFER: &str = "NO_SUCH_OFFER";
 /// The two nodes do not reach each other.
-pub(crate) const NOT_CONNECTED: &str = "NOT_CONNECTED";
+pub(super) const NOT_CONNECTED: &str = "NOT_CONNECTED";
 
 /// What copies from node to node need of the node.
 #[async_trait]
@@ -45,13 +45,6 @@ pub trait PeerFiles: Send + Sync + Debug + 'static {
 
     /// The wall time.
     fn now(&self) -> Timestamp;
-
-    /// What the caller of `cx` may do by another operation on files.
-    ///
-    /// # Errors
-    ///
-    /// As the door says: `FORBIDDEN` and others.
-    fn permit(&self, cx: &Context, operation: &str) -> Result<Permit, CallError>;
 
     /// Opens a channel of an operation of another node over the link to it, as
     /// this node, on behalf of the call of `cx`; answers with the name that
@@ -78,7 +71,7 @@ pub fn not_connected(node: &[u8; 32]) -> CallError {
     CallError::domain(NOT_CONNECTED, message)
 }
 
-pub(crate) fn not_connected_spec() -> ErrorSpec {
+pub(super) fn not_connected_spec() -> ErrorSpec {
     ErrorSpec {
         http_status: 503,
         ..ErrorSpec::new(
@@ -88,7 +81,7 @@ pub(crate) fn not_connected_spec() -> ErrorSpec {
     }
 }
 
-pub(crate) fn no_such_offer_spec() -> ErrorSpec {
+pub(super) fn no_such_offer_spec() -> ErrorSpec {
     ErrorSpec {
         http_status: 404,
         ..ErrorSpec::new(
@@ -98,7 +91,7 @@ pub(crate) fn no_such_offer_spec() -> ErrorSpec {
     }
 }
 
-fn no_such_offer() -> CallError {
+pub(super) fn no_such_offer() -> CallError {
     CallError::domain(
         NO_SUCH_OFFER,
         "no such offer: it is for another node, has expired, or was taken",
@@ -106,21 +99,19 @@ fn no_such_offer() -> CallError {
 }
 
 /// A file or a tree that one node may fetch.
-pub(crate) struct Offer {
+pub(super) struct Offer {
     /// What is offered.
-    pub(crate) file: FilePath,
-    /// What it was when it was offered.
-    pub(crate) kind: FileKind,
+    pub(super) file: FilePath,
     /// What its maker may read.
-    pub(crate) read: Permit,
+    pub(super) read: Permit,
     /// What its maker may list, if a tree is offered.
-    pub(crate) list: Option<Permit>,
+    pub(super) list: Option<Permit>,
     /// The key of the node that may fetch it.
-    pub(crate) to: [u8; 32],
+    pub(super) to: [u8; 32],
     /// Who made it.
-    pub(crate) maker: PeerId,
+    pub(super) maker: PeerId,
     /// From when on it cannot be taken, used or not.
-    pub(crate) until: Timestamp,
+    pub(super) until: Timestamp,
     used_at: AtomicI64,
     in_use: AtomicBool,
 }
@@ -134,16 +125,14 @@ impl Debug for Offer {
 }
 
 impl Offer {
-    pub(crate) fn new(
+    pub(super) fn new(
         file: FilePath,
-        kind: FileKind,
         (read, list): (Permit, Option<Permit>),
         (maker, to): (PeerId, [u8; 32]),
         (now, until): (Timestamp, Timestamp),
     ) -> Self {
         Self {
             file,
-            kind,
             read,
             list,
             to,
@@ -163,7 +152,7 @@ impl Offer {
 
 /// The offers of a node.
 #[derive(Debug, Default)]
-pub(crate) struct Offers(Mutex<HashMap<[u8; 32], Arc<Offer>>>);
+pub(super) struct Offers(Mutex<HashMap<[u8; 32], Arc<Offer>>>);
 
 impl Offers {
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Offer>>> {
@@ -175,7 +164,7 @@ impl Offers {
     /// # Errors
     ///
     /// `RATE_LIMITED` if there are too many.
-    pub(crate) fn put(&self, offer: Offer, now: Timestamp) -> Result<String, CallError> {
+    pub(super) fn put(&self, offer: Offer, now: Timestamp) -> Result<String, CallError> {
         let mut offers = self.lock();
         // What may not be read any more is no offer, whoever forgot it.
         offers.retain(|_, kept| kept.is_alive(now) && kept.read.caller().is_ok());
@@ -196,12 +185,13 @@ impl Offers {
     ///
     /// `NO_SUCH_OFFER` also if it is for somebody else; `FILE_BUSY` if it is
     /// being used.
-    pub(crate) fn take(
+    pub(super) fn take(
         self: &Arc<Self>,
         secret: &str,
         by: &[u8; 32],
-        now: Timestamp,
+        peers: &Arc<dyn PeerFiles>,
     ) -> Result<Use, CallError> {
+        let now = peers.now();
         let key = key_of(secret);
         let mut offers = self.lock();
         let found = offers.get(&key).filter(|offer| offer.to == *by).cloned();
@@ -219,13 +209,14 @@ impl Offers {
         }
         Ok(Use {
             offers: self.clone(),
+            peers: peers.clone(),
             key,
             offer,
         })
     }
 
     #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
 }
@@ -238,30 +229,28 @@ fn key_of(secret: &str) -> [u8; 32] {
 
 /// An offer that is being used.
 #[derive(Debug)]
-pub(crate) struct Use {
+pub(super) struct Use {
     offers: Arc<Offers>,
+    peers: Arc<dyn PeerFiles>,
     key: [u8; 32],
     offer: Arc<Offer>,
 }
 
 impl Use {
-    pub(crate) fn offer(&self) -> &Arc<Offer> {
+    pub(super) fn offer(&self) -> &Arc<Offer> {
         &self.offer
     }
 
-    /// It was used up to now.
-    pub(crate) fn touch(&self, now: Timestamp) {
-        self.offer.used_at.store(now.0, Ordering::Release);
-    }
-
     /// It was fetched whole: nobody takes it again.
-    pub(crate) fn fetched(&self) {
+    pub(super) fn fetched(&self) {
         self.offers.lock().remove(&self.key);
     }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
+        let now = self.peers.now();
+        self.offer.used_at.store(now.0, Ordering::Release);
         self.offer.in_use.store(false, Ordering::Release);
     }
 }
