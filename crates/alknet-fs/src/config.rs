@@ -40,6 +40,22 @@ impl Default for FilesConfig {
     }
 }
 
+impl FilesConfig {
+    /// The buckets that are meant, the inbox among them, in the order of their
+    /// names. Makes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesConfigError`], as a node would refuse to start.
+    pub fn buckets(
+        &self,
+        configured: &[BucketConfig],
+        data_directory: &Path,
+    ) -> Result<Vec<BucketConfig>, FilesConfigError> {
+        checked(self, configured, Some(data_directory))
+    }
+}
+
 /// A directory of this machine, as a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -122,9 +138,9 @@ pub enum FilesConfigError {
         /// `quota` or `quota_entries`.
         field: &'static str,
     },
-    /// The node's data directory cannot be looked at.
-    #[error("failed to open the node's data directory")]
-    DataDirectory(#[source] io::Error),
+    /// The directory of the inbox cannot be made.
+    #[error("failed to make the directory of the bucket `inbox`")]
+    Inbox(#[source] io::Error),
 }
 
 impl FilesConfigError {

@@ -23,18 +23,22 @@
 //! # }
 //! ```
 
+mod config;
 mod glob;
 mod ops;
 mod peer;
 pub mod root;
+mod size;
 pub mod stream;
 pub mod watch;
 
 pub use self::{
+    config::{BucketConfig, FilesConfig, FilesConfigError, INBOX},
     glob::{GLOB_BYTES_MAX, Glob, GlobError},
     ops::file_operations,
     peer::{
-        OFFER_EXPIRES_MAX, OFFER_IDLE_MAX, OFFERS_MAX, OFFERS_PER_CALLER_MAX, PeerFiles, not_connected,
-        peer_operations,
+        OFFER_EXPIRES_MAX, OFFER_IDLE_MAX, OFFERS_MAX, OFFERS_PER_CALLER_MAX, PeerFiles,
+        not_connected, peer_operations,
     },
+    size::ByteSize,
 };
