@@ -117,6 +117,18 @@ pub(crate) enum Command {
     Forward(commands::forward::ForwardArgs),
     /// Opens a terminal on a peer
     Shell(commands::shell::ShellArgs),
+    /// Lists buckets, directories and files
+    Ls(commands::ls::LsArgs),
+    /// Prints files
+    Cat(commands::cat::CatArgs),
+    /// Removes files and directories
+    Rm(commands::rm::RmArgs),
+    /// Makes directories
+    Mkdir(commands::mkdir::MkdirArgs),
+    /// Moves and renames within a bucket
+    Mv(commands::mv::MvArgs),
+    /// Describes files
+    Stat(commands::stat::StatArgs),
     /// Prints the log of the running node
     Logs(commands::logs::LogsArgs),
     /// Prints who called what

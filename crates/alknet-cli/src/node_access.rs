@@ -26,9 +26,9 @@ pub(crate) use alknet::node::relay::{QadSetting, RelayServerConfig};
 pub(crate) use alknet::node::{StoreFacts as Facts, backup};
 pub(crate) use alknet::storage::Timestamp;
 pub(crate) use alknet::{
-    ApiKey, ByteReceiver, ByteSender, CallError, ChannelCall, ErrorCode, GrantTarget, Interaction,
-    InteractionEvent, Kind, PeerId, Route, RouteStep, SSH_KEY_TEXT_BYTES_MAX, Secret, SshPublicKey,
-    nearest,
+    ApiKey, ByteReceiver, ByteSender, CallError, ChannelCall, Chunk, ErrorCode, GrantTarget,
+    Interaction, InteractionEvent, Kind, PeerId, Route, RouteStep, SSH_KEY_TEXT_BYTES_MAX, Secret,
+    SshPublicKey, nearest,
     node::{
         Config, ConfigError, InitReport, LogBuffer, Protection, RelaySetting, Replaced,
         Replacement, Runtime, is_initialised,

@@ -5,6 +5,7 @@ pub(crate) mod backup;
 pub(crate) mod bans;
 pub(crate) mod batch;
 pub(crate) mod call;
+pub(crate) mod cat;
 pub(crate) mod completions;
 pub(crate) mod credentials;
 pub(crate) mod describe;
@@ -24,6 +25,9 @@ pub(crate) mod invite;
 pub(crate) mod join;
 pub(crate) mod keys;
 pub(crate) mod logs;
+pub(crate) mod ls;
+pub(crate) mod mkdir;
+pub(crate) mod mv;
 pub(crate) mod netcheck;
 pub(crate) mod notify;
 pub(crate) mod ops;
@@ -33,9 +37,11 @@ pub(crate) mod ping;
 pub(crate) mod progress;
 pub(crate) mod relay;
 pub(crate) mod restore;
+pub(crate) mod rm;
 pub(crate) mod service;
 pub(crate) mod settings;
 pub(crate) mod shell;
+pub(crate) mod stat;
 pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod vault;
@@ -87,6 +93,12 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Exec(args) => return exec::run(app, args).await,
         Command::Forward(args) => return forward::run(app, args).await,
         Command::Shell(args) => return shell::run(app, args).await,
+        Command::Ls(args) => return ls::run(app, args).await,
+        Command::Cat(args) => return cat::run(app, args).await,
+        Command::Rm(args) => return rm::run(app, args).await,
+        Command::Mkdir(args) => return mkdir::run(app, args).await,
+        Command::Mv(args) => return mv::run(app, args).await,
+        Command::Stat(args) => return stat::run(app, args).await,
         Command::Logs(args) => logs::run(app, &args).await?,
         Command::Bans(args) => bans::run(app, args).await?,
         Command::Audit(args) => audit::run(app, &args).await?,

@@ -199,17 +199,6 @@ impl RemotePlace {
         }
     }
 
-    /// One file, as it is named.
-    pub(crate) fn of(route: Route, file: &FilePath) -> Self {
-        let names = file.names().iter().cloned();
-        Self {
-            route,
-            bucket: Some(file.root().clone()),
-            segments: names.map(Segment::literal).collect(),
-            is_directory: false,
-        }
-    }
-
     /// Whether all buckets are meant.
     pub(crate) fn is_all_buckets(&self) -> bool {
         self.bucket.is_none()
@@ -281,13 +270,6 @@ impl Segment {
             None => Meaning::Name,
         };
         Ok(Self { name, means })
-    }
-
-    fn literal(name: FileName) -> Self {
-        Self {
-            name,
-            means: Meaning::Name,
-        }
     }
 }
 
@@ -376,10 +358,6 @@ mod tests {
         is_file("nas:www/%2A%3f%5B", "nas", "www/*?[");
         let typed = remote("nas:www/%2A");
         assert_eq!(typed.to_string(), "nas:www/%2A");
-        assert_eq!(
-            RemotePlace::of(typed.route.clone(), &typed.file().unwrap()),
-            typed
-        );
     }
 
     #[test]
