@@ -2,7 +2,7 @@
 
 use super::{
     Directory, Meta, PARTIAL_PREFIX, RootError, directory::usable, file::refuse_set_id,
-    list::Detail, walk::leads_out,
+    list::Detail, partial::turn, walk::leads_out,
 };
 use alknet_core::files::{FileKind, FileName};
 use rustix::{
@@ -64,6 +64,7 @@ impl Directory {
     ) -> Result<(), RootError> {
         let (from_name, to_name) = (usable(name)?, usable(to_name)?);
         self.refuse_other_root(to)?;
+        let _one_by_one = turn(self, to);
         let meta = self.meta_at(from_name)?;
         self.refuse_pinned(&meta)?;
         to.refuse_taken(to_name)?;
@@ -187,6 +188,7 @@ impl Directory {
     /// What the host answers (`EISDIR` for a directory), [`RootError::NameReserved`].
     pub fn remove_file(&self, name: &FileName) -> Result<(), RootError> {
         let name = usable(name)?;
+        let _one_by_one = turn(self, self);
         // Else a hidden directory would tell itself.
         if self.meta_at(name)?.kind == FileKind::Directory {
             return Err(Errno::ISDIR.into());

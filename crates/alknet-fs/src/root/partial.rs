@@ -221,6 +221,25 @@ impl Partial {
         Ok(())
     }
 
+    /// Copies from `offset` of `source` to its end, as [`File::copy_from`] does, and
+    /// returns how many bytes.
+    ///
+    /// # Errors
+    ///
+    /// What the host answers; what was copied of these bytes is forgotten.
+    pub fn copy_from(&mut self, source: &File, offset: u64, bytes: u64) -> Result<u64, RootError> {
+        match self.file.copy_from(source, offset, self.bytes, bytes) {
+            Ok(copied) => {
+                self.bytes += copied;
+                Ok(copied)
+            }
+            Err(error) => {
+                self.file.set_len(self.bytes).ok();
+                Err(error)
+            }
+        }
+    }
+
     /// Leaves a hole of so many bytes at its end.
     ///
     /// # Errors
@@ -252,9 +271,10 @@ impl Partial {
     /// Takes the final name. If that fails, the name is as it was, but for one case:
     /// the disk may fail when the directory is synced, after the rename.
     ///
-    /// Commits through roots of one process come one after the other: of two that
-    /// are bound to one version, one is refused. Programs of the host are not held
-    /// back, and could come between the comparison and the rename.
+    /// Commits, renames and removals of files through roots of one process come one
+    /// after the other: of two commits that are bound to one version, one is refused.
+    /// Programs of the host are not held back, and could come between the comparison
+    /// and the rename; so could a write in place.
     ///
     /// # Errors
     ///
@@ -316,7 +336,7 @@ impl Partial {
     }
 
     pub(super) fn place(&mut self, commit: &Commit) -> Result<(), RootError> {
-        let _one_by_one = turn(&self.directory);
+        let _one_by_one = turn(&self.directory, &self.directory);
         let own = self.directory.meta_at(&self.name);
         if !own.is_ok_and(|meta| meta.id == self.file.id()) {
             return Err(RootError::Changed);
@@ -463,10 +483,25 @@ pub(super) fn is_partial(name: &[u8]) -> bool {
     name.starts_with(PARTIAL_PREFIX.as_bytes())
 }
 
-/// Lets one commit after the other into a directory.
-fn turn(directory: &Directory) -> MutexGuard<'static, ()> {
+/// Turns at names in directories.
+pub(super) struct Turn {
+    _held: [Option<MutexGuard<'static, ()>>; 2],
+}
+
+/// Waits for a turn at names in two directories, or twice the same: commits, renames
+/// and removals come one after the other, so that what a commit compares is what it
+/// replaces.
+pub(super) fn turn(one: &Directory, other: &Directory) -> Turn {
     static TURNS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
-    let of = directory.id.inode ^ directory.id.device;
-    let of = usize::try_from(of % TURNS.len() as u64).unwrap_or(0);
-    TURNS[of].lock().unwrap_or_else(PoisonError::into_inner)
+    let of = |directory: &Directory| {
+        let of = directory.id.inode ^ directory.id.device;
+        usize::try_from(of % TURNS.len() as u64).unwrap_or(0)
+    };
+    let hold = |of: usize| TURNS[of].lock().unwrap_or_else(PoisonError::into_inner);
+    // Always in the same order: two that wait for each other would wait forever.
+    let (first, second) = (of(one).min(of(other)), of(one).max(of(other)));
+    let held = Some(hold(first));
+    Turn {
+        _held: [held, (second != first).then(|| hold(second))],
+    }
 }

@@ -1,5 +1,12 @@
 //! Confined directories.
 
+mod entries;
+mod file;
+mod list;
+mod names;
+mod partial;
+mod race;
+mod remove;
 mod walk;
 
 use alknet_core::files::{Create, FileName};
