@@ -99,7 +99,7 @@ fn list_while_it_changes(steady: usize) {
                     listing = directory.list(Some(listing.position())).unwrap();
                 }
             }
-            let steady = seen
+            let found = seen
                 .iter()
                 .filter(|(name, _)| name.as_bytes().starts_with(b"steady"));
             assert_eq!(found.clone().count(), steady);
