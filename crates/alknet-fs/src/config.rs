@@ -181,8 +181,8 @@ pub(crate) fn checked(
 
 fn check_bucket(bucket: &BucketConfig, own: Option<&Path>) -> Result<(), FilesConfigError> {
     let name = || bucket.name.clone();
-    let is_name = BucketRef::parse(&bucket.name)
-        .is_ok_and(|parsed| *parsed.version() == PathVersion::Now);
+    let is_name =
+        BucketRef::parse(&bucket.name).is_ok_and(|parsed| *parsed.version() == PathVersion::Now);
     if !is_name {
         return Err(FilesConfigError::Name { name: name() });
     }
@@ -196,7 +196,10 @@ fn check_bucket(bucket: &BucketConfig, own: Option<&Path>) -> Result<(), FilesCo
         ("quota_entries", bucket.quota_entries == Some(0)),
     ] {
         if is_zero {
-            return Err(FilesConfigError::NoRoom { name: name(), field });
+            return Err(FilesConfigError::NoRoom {
+                name: name(),
+                field,
+            });
         }
     }
     // The inbox as such may be configured too, for a quota or so.

@@ -23,8 +23,10 @@
 //! # }
 //! ```
 
+mod buckets;
 mod config;
 mod glob;
+mod host;
 mod ops;
 mod peer;
 pub mod root;
@@ -33,12 +35,14 @@ pub mod stream;
 pub mod watch;
 
 pub use self::{
+    buckets::Buckets,
     config::{BucketConfig, FilesConfig, FilesConfigError, INBOX},
     glob::{GLOB_BYTES_MAX, Glob, GlobError},
+    host::BLOCKING_JOBS_MAX,
     ops::file_operations,
     peer::{
         OFFER_EXPIRES_MAX, OFFER_IDLE_MAX, OFFERS_MAX, OFFERS_PER_CALLER_MAX, PeerFiles,
         not_connected, peer_operations,
     },
-    size::ByteSize,
+    size::{ByteSize, ByteSizeError},
 };

@@ -1,7 +1,7 @@
 //! Numbers of bytes as people write them: `10GB`, `512MiB`.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, de::Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use std::{borrow::Cow, fmt, str::FromStr};
 
 /// Units, the largest first of each size: powers of 1024, and of 1000.
@@ -65,7 +65,8 @@ impl ByteSize {
             .unwrap_or((plain, 1));
         let number = number.trim_ascii_end();
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let is_number =
+            |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         if !is_number(whole) || !is_number(fraction) || fraction.len() > 9 {
             return Err(refuse());
         }
@@ -162,7 +163,11 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, want: Option<u64>) {
-        assert_eq!(ByteSize::parse(text).ok().map(ByteSize::bytes), want, "{text}");
+        assert_eq!(
+            ByteSize::parse(text).ok().map(ByteSize::bytes),
+            want,
+            "{text}"
+        );
     }
 
     #[test]
