@@ -3,14 +3,22 @@
 //! They know no host and no bucket: each reads its input, asks the service
 //! with the permit of the call, and shapes the answer.
 
+mod compare;
+mod copy;
 mod describe;
+mod digest;
+mod gather;
 mod list;
 mod make;
 mod read;
+mod read_many;
 mod search;
+mod text;
+mod usage;
 mod walk;
 mod watch;
 mod write;
+mod write_many;
 
 use alknet_core::{
     CallError, ErrorCode, OperationBuilder, Permit, Registration,
@@ -21,6 +29,9 @@ use alknet_core::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
+
+/// Entries that are dealt with together, in streams of many.
+const BATCH_FILES_MAX: usize = 256;
 
 /// How long operations on a whole tree, or all bytes of a file, may take.
 const LONG: Duration = Duration::from_secs(600);
@@ -38,8 +49,16 @@ pub fn file_operations(files: &Arc<dyn FileService>) -> Vec<Registration> {
         describe::stat(files.clone()),
         search::search(files.clone()),
         watch::watch(files.clone()),
+        usage::usage(files.clone()),
         read::read(files.clone()),
+        text::read_text(files.clone()),
+        read_many::read_many(files.clone()),
+        digest::digest(files.clone()),
+        compare::compare(files.clone()),
         write::write(files.clone()),
+        text::write_text(files.clone()),
+        write_many::write_many(files.clone()),
+        copy::copy(files.clone()),
         make::mkdir(files.clone()),
         make::remove(files.clone()),
         make::rename(files.clone()),

@@ -3,7 +3,7 @@
 use super::{reader_gone, reads};
 use crate::{root::Digester, stream::hole_chunk};
 use alknet_core::{
-    ByteSender, CallError, ChannelOpening, Context, Operation, Permit, Registration,
+    ByteSender, CallError, ChannelOpening, Chunk, Context, Operation, Permit, Registration,
     files::{
         Algorithm, Digests, Extent, FileError, FileErrorCode, FilePath, FileService, FileStat,
         OpenFile, OpenOptions,
@@ -126,9 +126,10 @@ async fn run(
         end: offset + length,
         digester: (!input.digests.is_empty()).then(|| Digester::new(&input.digests)),
     };
+    let tx = &mut channel.tx;
     match input.sparse {
-        true => reader.send_sparse(&mut channel.tx).await?,
-        false => reader.send_data(&mut channel.tx, reader.end).await?,
+        true => reader.send_sparse(tx, hole_chunk).await?,
+        false => reader.send_data(tx, reader.end).await?,
     }
     let digests = reader.digester.map(Digester::finish);
     let stat = file.stat(&permit).await?;
@@ -138,6 +139,35 @@ async fn run(
         digests,
         stat,
     })
+}
+
+/// Why a part of a file was not sent.
+pub(super) enum Unsent {
+    /// Nobody takes it.
+    Gone,
+    /// It cannot be read.
+    Failed(CallError),
+}
+
+impl From<FileError> for Unsent {
+    fn from(error: FileError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<CallError> for Unsent {
+    fn from(error: CallError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Unsent> for CallError {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Gone => reader_gone(),
+            Unsent::Failed(error) => error,
+        }
+    }
 }
 
 /// Sends a part of a file.
@@ -152,20 +182,20 @@ pub(super) struct Reader<'a> {
 
 impl Reader<'_> {
     /// Sends bytes up to a position: the next block is read while one is sent.
-    async fn send_data(&mut self, tx: &mut ByteSender, end: u64) -> Result<(), CallError> {
+    async fn send_data(&mut self, tx: &mut ByteSender, end: u64) -> Result<(), Unsent> {
         let mut block = self.block(end).await?;
         while let Some(bytes) = block {
             self.offset += bytes.len() as u64;
             self.digest(&bytes).await?;
             let (sent, next) = futures::join!(tx.send(bytes), self.block(end));
-            sent.map_err(|_| reader_gone())?;
+            sent.map_err(|_| Unsent::Gone)?;
             block = next?;
         }
         Ok(())
     }
 
     /// The next bytes before a position; none there.
-    async fn block(&self, end: u64) -> Result<Option<Bytes>, CallError> {
+    async fn block(&self, end: u64) -> Result<Option<Bytes>, FileError> {
         let left = usize::try_from(end - self.offset).unwrap_or(usize::MAX);
         if left == 0 {
             return Ok(None);
@@ -173,7 +203,7 @@ impl Reader<'_> {
         let most = left.min(BLOCK_BYTES);
         let bytes = self.file.read_at(self.permit, self.offset, most).await?;
         match bytes.is_empty() {
-            true => Err(self.became_shorter().into()),
+            true => Err(self.became_shorter()),
             false => Ok(Some(bytes)),
         }
     }
@@ -183,7 +213,12 @@ impl Reader<'_> {
         FileError::new(FileErrorCode::FileChanged, message)
     }
 
-    async fn send_sparse(&mut self, tx: &mut ByteSender) -> Result<(), CallError> {
+    /// Sends all of it, holes as `hole` has them.
+    pub(super) async fn send_sparse(
+        &mut self,
+        tx: &mut ByteSender,
+        hole: impl Fn(u64) -> Chunk,
+    ) -> Result<(), Unsent> {
         while self.offset < self.end {
             match self.file.extent(self.permit, self.offset).await? {
                 Extent::Data(to) if to > self.offset => {
@@ -192,8 +227,8 @@ impl Reader<'_> {
                 Extent::Hole(to) if to > self.offset => {
                     let bytes = to.min(self.end) - self.offset;
                     self.digest_hole(bytes).await?;
-                    let sent = tx.send_chunk(hole_chunk(bytes)).await;
-                    sent.map_err(|_| reader_gone())?;
+                    let sent = tx.send_chunk(hole(bytes)).await;
+                    sent.map_err(|_| Unsent::Gone)?;
                     self.offset += bytes;
                 }
                 Extent::End => return Err(self.became_shorter().into()),

@@ -40,6 +40,7 @@ pub(super) enum Step {
 pub(super) struct Walk {
     files: Arc<dyn FileService>,
     top: FilePath,
+    real_top: FilePath,
     levels: Vec<Level>,
     /// The directory that was told last, to go into.
     next: Option<(EntryPath, FileStat)>,
@@ -71,12 +72,18 @@ impl Walk {
     ) -> Result<Self, FileError> {
         let mut walk = Self {
             files,
+            real_top: top.clone(),
             top,
             levels: Vec::new(),
             next: None,
         };
         walk.enter(permit, EntryPath::default(), None).await?;
         Ok(walk)
+    }
+
+    /// The directory after all links.
+    pub(super) fn real_top(&self) -> &FilePath {
+        &self.real_top
     }
 
     /// Does not go into the directory that was told last.
@@ -120,6 +127,9 @@ impl Walk {
         stat: Option<FileStat>,
     ) -> Result<(), FileError> {
         let mut listing = list(&*self.files, permit, &self.top, &path, None).await?;
+        if self.levels.is_empty() {
+            self.real_top = listing.path().clone();
+        }
         let waiting: usize = self.levels.iter().map(|level| level.entries.len()).sum();
         let mut entries = Vec::new();
         let mut is_complete = false;

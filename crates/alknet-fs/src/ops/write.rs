@@ -1,24 +1,22 @@
 //! `fs/write`: new bytes for a file.
 
-use super::{CreateInput, bad_argument, cut, lacks_parents, make_parents, writes};
+use super::{
+    CreateInput, bad_argument, cut, gather::Gathered, lacks_parents, make_parents, writes,
+};
 use crate::stream::{HoleDecoder, Piece, StreamError};
 use alknet_core::{
-    ByteReceiver, CallError, ChannelEnd, ChannelOpening, Context, Control, Operation, Permit,
-    Registration,
+    ByteReceiver, CallError, ChannelEnd, ChannelOpening, Chunk, Context, Control, Operation,
+    Permit, Registration,
     files::{
         Attributes, Create, Digests, FileError, FileErrorCode, FilePath, FileService, FileStat,
         FileTime, OpenFile, OpenOptions, ReplaceOptions, Replacement, SetTime,
     },
 };
-use bytes::{Bytes, BytesMut};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-
-/// Bytes that are gathered before they are written.
-const GATHERED_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -247,19 +245,20 @@ impl Upload<'_> {
     async fn take_all(&mut self, channel: ChannelEnd, offset: u64) -> Result<u64, Ended> {
         let ChannelEnd {
             tx,
-            mut rx,
+            rx,
             control_tx,
             mut control_rx,
         } = channel;
+        let mut incoming = Incoming::new(rx);
         let mut total = offset;
         if offset > 0 {
             total = self
-                .rewound(&mut rx, &control_tx, &mut control_rx, total)
+                .rewound(&mut incoming, &control_tx, &mut control_rx, total)
                 .await?;
         }
         let begun = total;
         let mut holes = HoleDecoder::new();
-        while let Some(chunk) = self.gathered.next(&mut rx).await? {
+        while let Some(chunk) = incoming.next().await? {
             if chunk.aux && !self.sparse {
                 let message = "holes come, and `sparse` was not said";
                 return Err(Ended::Wrong(bad_argument(message)));
@@ -284,7 +283,7 @@ impl Upload<'_> {
     /// Rewinds as the caller says, until its first bytes.
     async fn rewound(
         &mut self,
-        rx: &mut ByteReceiver,
+        incoming: &mut Incoming,
         answers: &mpsc::Sender<Control>,
         controls: &mut mpsc::Receiver<Control>,
         offset: u64,
@@ -297,7 +296,7 @@ impl Upload<'_> {
         loop {
             let control = tokio::select! {
                 // Whoever rewinds sends nothing before the answer.
-                first = self.gathered.fill(rx) => return first.map(|()| at),
+                first = incoming.wait() => return first.map(|()| at),
                 Some(control) = controls.recv() => control,
             };
             let Ok(Rewind { rewind }) = serde_json::from_value(control) else {
@@ -353,46 +352,37 @@ impl Upload<'_> {
     }
 }
 
-/// Chunks on their way to the disk: small ones wait for more.
-#[derive(Default)]
-struct Gathered {
-    first: Option<alknet_core::Chunk>,
+/// Chunks as they come; the first may be waited for apart.
+struct Incoming {
+    rx: ByteReceiver,
+    first: Option<Chunk>,
     has_ended: bool,
-    bytes: BytesMut,
 }
 
-impl Gathered {
+impl Incoming {
+    fn new(rx: ByteReceiver) -> Self {
+        Self {
+            rx,
+            first: None,
+            has_ended: false,
+        }
+    }
+
     /// Waits for the first chunk, or the end, and keeps it. Cancel safe.
-    async fn fill(&mut self, rx: &mut ByteReceiver) -> Result<(), Ended> {
-        match rx.recv().await.map_err(|_| Ended::Cut)? {
+    async fn wait(&mut self) -> Result<(), Ended> {
+        match self.rx.recv().await.map_err(|_| Ended::Cut)? {
             Some(chunk) => self.first = Some(chunk),
             None => self.has_ended = true,
         }
         Ok(())
     }
 
-    async fn next(&mut self, rx: &mut ByteReceiver) -> Result<Option<alknet_core::Chunk>, Ended> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
+    async fn next(&mut self) -> Result<Option<Chunk>, Ended> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None if self.has_ended => Ok(None),
+            None => self.rx.recv().await.map_err(|_| Ended::Cut),
         }
-        if self.has_ended {
-            return Ok(None);
-        }
-        rx.recv().await.map_err(|_| Ended::Cut)
-    }
-
-    /// Adds bytes; answers with what is worth writing. Large chunks pass as
-    /// they are.
-    fn add(&mut self, bytes: Bytes) -> Option<Bytes> {
-        if self.bytes.is_empty() && bytes.len() >= GATHERED_BYTES {
-            return Some(bytes);
-        }
-        self.bytes.extend_from_slice(&bytes);
-        (self.bytes.len() >= GATHERED_BYTES).then(|| self.bytes.split().freeze())
-    }
-
-    fn rest(&mut self) -> Option<Bytes> {
-        (!self.bytes.is_empty()).then(|| self.bytes.split().freeze())
     }
 }
 
@@ -417,19 +407,14 @@ async fn write_in_place(
         Some(offset) => offset,
         None => stat.bytes,
     };
-    let ChannelEnd {
-        tx: _tx,
-        mut rx,
-        control_tx: _control_tx,
-        ..
-    } = opening.accept(&Opened {
+    let mut channel = opening.accept(&Opened {
         offset,
         blake3: None,
     })?;
     let mut gathered = Gathered::default();
     let mut at = offset;
     let ended = loop {
-        let chunk = match gathered.next(&mut rx).await {
+        let chunk = match channel.rx.recv().await {
             Ok(Some(chunk)) => chunk,
             Ok(None) => break Ok(()),
             Err(_) => break Err(cut()),

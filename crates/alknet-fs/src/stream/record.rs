@@ -44,10 +44,13 @@ pub enum EntryRecord {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mtime: Option<FileTime>,
     },
-    /// The times of a directory that is complete.
+    /// The time, and permissions, of a directory that is complete.
     DirectoryTimes {
         /// Where.
         path: EntryPath,
+        /// Permissions, if they let nobody write into it until now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mode: Option<u32>,
         /// Time of the last change.
         mtime: FileTime,
     },
@@ -203,6 +206,7 @@ impl<'de> Deserialize<'de> for Record {
                 Kind::Directory => EntryRecord::Directory { path, mode, mtime },
                 Kind::DirectoryTimes => EntryRecord::DirectoryTimes {
                     path,
+                    mode,
                     mtime: mtime.ok_or_else(|| missing("mtime"))?,
                 },
                 Kind::Symlink => EntryRecord::Symlink {
