@@ -378,6 +378,35 @@ fn versions_hold_against_writers_at_once() {
     assert_eq!(names(&ground).len(), 1);
 }
 
+#[test]
+fn what_was_committed_is_not_gone_on_with() {
+    let ground = Ground::new();
+    let content = [7; 100];
+    ground.file("f", content);
+    let top = ground.root.directory();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut done = 0;
+                while done < 50 {
+                    // One that was opened while another committed it would cut the file.
+                    let mut partial = match top.partial(&name("f"), KEY) {
+                        Ok(partial) => partial,
+                        Err(RootError::Busy) => continue,
+                        Err(error) => panic!("{error}"),
+                    };
+                    partial.rewind(0).unwrap();
+                    partial.write(&content).unwrap();
+                    partial.commit(&Commit::default()).unwrap();
+                    assert_eq!(fs::read(ground.at("f")).unwrap(), content);
+                    done += 1;
+                }
+            });
+        }
+    });
+    assert_eq!(names(&ground).len(), 1);
+}
+
 const CHILD: &str = "ALKNET_FS_TEST_SPACE_CHILD";
 const FULL: &str = "a_full_disk_leaves_the_file_as_it_was";
 

@@ -1,7 +1,7 @@
 //! Directories and files swapped for symlinks while something is done in them.
 
 use super::{Ground, name};
-use alknet_core::files::{Attributes, Create, FileTime, SetTime};
+use alknet_core::files::{Attributes, Create, FileKind, FileName, FileTime, SetTime};
 use alknet_fs::root::{
     Commit, Detail, Directory, Follow, OpenHow, PartialKey, Replace, RootError, Verdict,
 };
@@ -11,8 +11,12 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
+    time::Duration,
 };
 
 /// Swaps the entries of each pair, over and over, while `act` runs.
@@ -161,11 +165,11 @@ fn act(ground: &Ground, at: usize) -> Result<(), RootError> {
     Ok(())
 }
 
-fn read(directory: &Directory, entry: &alknet_core::files::FileName) -> Result<(), RootError> {
+fn read(directory: &Directory, entry: &FileName) -> Result<(), RootError> {
+    let file = directory.open(entry, &OpenHow::read())?;
+    assert_eq!(file.meta()?.kind, FileKind::File, "no pipe is given out");
     let mut content = [0; 100];
-    let bytes = directory
-        .open(entry, &OpenHow::read())?
-        .read_at(&mut content, 0)?;
+    let bytes = file.read_at(&mut content, 0)?;
     assert!(
         !content[..bytes].starts_with(b"out"),
         "the outside was read"
@@ -210,6 +214,44 @@ fn ten_thousand_acts_amid_swaps_touch_nothing_outside() {
         done > 100 && led_out > 100 && refused > 0,
         "{done} {led_out} {refused}"
     );
+}
+
+#[test]
+fn a_file_that_becomes_a_pipe_is_never_waited_for() {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let ground = Ground::new();
+        ground.file("f", "inside").file("g", "inside too");
+        let mode = Mode::from_raw_mode(0o666);
+        mkfifoat(CWD, ground.at("pipe"), mode).unwrap();
+        let pairs = [
+            (ground.at("f"), ground.at("pipe")),
+            (ground.at("f"), ground.at("g")),
+        ];
+        let top = ground.root.directory();
+        let (mut opened, mut refused) = (0, 0);
+        while_swapping(&pairs, || {
+            for at in 0..20_000 {
+                let how = match at % 2 {
+                    0 => OpenHow::read(),
+                    _ => OpenHow::write(Create::Never),
+                };
+                match top.open(&name("f"), &how) {
+                    Ok(file) => {
+                        assert_eq!(file.meta().unwrap().kind, FileKind::File);
+                        assert_eq!(file.meta().unwrap().id, file.id());
+                        opened += 1;
+                    }
+                    Err(RootError::NotAFile) => refused += 1,
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        });
+        tell.send((opened, refused)).unwrap();
+    });
+    // Gone without a word if an assertion failed, silent if it waits.
+    let (opened, refused) = told.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(opened > 100 && refused > 100, "{opened} {refused}");
 }
 
 #[test]
