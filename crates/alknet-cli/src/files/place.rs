@@ -199,6 +199,21 @@ impl RemotePlace {
         }
     }
 
+    /// One file, as it is named.
+    pub(crate) fn of(route: Route, file: &FilePath) -> Self {
+        let names = file.names().iter().cloned();
+        let literal = |name| Segment {
+            name,
+            means: Meaning::Name,
+        };
+        Self {
+            route,
+            bucket: Some(file.root().clone()),
+            segments: names.map(literal).collect(),
+            is_directory: false,
+        }
+    }
+
     /// Whether all buckets are meant.
     pub(crate) fn is_all_buckets(&self) -> bool {
         self.bucket.is_none()
@@ -358,6 +373,8 @@ mod tests {
         is_file("nas:www/%2A%3f%5B", "nas", "www/*?[");
         let typed = remote("nas:www/%2A");
         assert_eq!(typed.to_string(), "nas:www/%2A");
+        let same = RemotePlace::of(typed.route.clone(), &typed.file().unwrap());
+        assert_eq!(same, typed);
     }
 
     #[test]
