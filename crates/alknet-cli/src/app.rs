@@ -34,6 +34,12 @@ impl App {
         }
     }
 
+    /// The same, with a way of its own to the node.
+    pub(crate) fn again(&self) -> Self {
+        let key_file = self.key_file.clone();
+        Self::new(self.out, self.dir.clone(), key_file, self.verbose)
+    }
+
     /// Whether commands find this data directory without being told.
     pub(crate) fn is_default_dir(&self) -> bool {
         crate::default_data_dir().is_some_and(|dir| dir == self.dir)

@@ -121,6 +121,12 @@ pub(crate) enum Command {
     Ls(commands::ls::LsArgs),
     /// Prints files
     Cat(commands::cat::CatArgs),
+    /// Copies files of buckets to this machine
+    Get(commands::get::GetArgs),
+    /// Copies files of this machine, or standard input, to a bucket
+    Put(commands::put::PutArgs),
+    /// Copies files between machines, buckets and peers
+    Cp(commands::cp::CpArgs),
     /// Removes files and directories
     Rm(commands::rm::RmArgs),
     /// Makes directories

@@ -12,6 +12,7 @@ mod app;
 mod channel;
 mod cli;
 mod commands;
+mod copy;
 mod descriptors;
 mod duration;
 mod escapes;

@@ -6,7 +6,7 @@ use crate::{
     failure::{Exit, Failure},
 };
 use alknet::{
-    Client, Input, OperationName, Subscription,
+    Client, Input, OperationName,
     node::{self, control},
 };
 use serde_json::Value;
@@ -19,15 +19,17 @@ use std::{
 #[cfg(test)]
 pub(crate) use alknet::Violation;
 pub(crate) use alknet::files::{
-    BucketInfo, BucketRef, FileKind, FileName, FilePath, FileStat, FileTime, ListEntry, PathError,
+    Algorithm as DigestAlgorithm, Attributes as FileAttributes, BucketInfo, BucketRef, ByteRange,
+    FileError, FileKind, FileName, FilePath, FileStat, FileTime, ListEntry, PathError,
+    SMALL_FILE_BYTES_MAX, SetTime, escape_name, root, stream, unescape_name,
 };
 pub(crate) use alknet::net::{CarryError, bind, carry};
 pub(crate) use alknet::node::relay::{QadSetting, RelayServerConfig};
 pub(crate) use alknet::node::{StoreFacts as Facts, backup};
 pub(crate) use alknet::storage::Timestamp;
 pub(crate) use alknet::{
-    ApiKey, ByteReceiver, ByteSender, CallError, ChannelCall, Chunk, ErrorCode, GrantTarget,
-    Interaction, InteractionEvent, Kind, PeerId, Route, RouteStep, SSH_KEY_TEXT_BYTES_MAX, Secret,
+    ApiKey, ByteReceiver, ByteSender, CallError, ChannelCall, ChannelDone, Chunk, ErrorCode, GrantTarget,
+    Interaction, InteractionEvent, Subscription, Kind, PeerId, Route, RouteStep, SSH_KEY_TEXT_BYTES_MAX, Secret,
     SshPublicKey, nearest,
     node::{
         Config, ConfigError, InitReport, LogBuffer, Protection, RelaySetting, Replaced,
@@ -147,6 +149,15 @@ impl Opener {
         input: &Value,
     ) -> Result<ChannelCall, CallError> {
         self.0.open(operation, input).await
+    }
+
+    pub(crate) async fn subscribe(
+        &self,
+        operation: &str,
+        input: &Value,
+    ) -> Result<Subscription, CallError> {
+        let input = Input::Value(input.clone());
+        self.0.subscribe_output(operation, input).await
     }
 
     pub(crate) async fn call(&self, operation: &str, input: &Value) -> Result<Value, CallError> {

@@ -11,5 +11,5 @@ pub use alknet_node::{
 /// Files: their names, and directories out of which nothing leads.
 pub mod files {
     pub use alknet_core::files::*;
-    pub use alknet_fs::root;
+    pub use alknet_fs::{Glob, root, stream};
 }

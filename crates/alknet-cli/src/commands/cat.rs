@@ -45,6 +45,17 @@ pub(crate) struct CatArgs {
     bytes: Option<u64>,
 }
 
+impl CatArgs {
+    /// All bytes of these.
+    pub(crate) fn whole(places: Vec<OsString>) -> Self {
+        Self {
+            places,
+            offset: None,
+            bytes: None,
+        }
+    }
+}
+
 pub(crate) async fn run(app: &App, args: CatArgs) -> Result<Exit, Failure> {
     let places = FilePlace::parse_all_remote(&args.places)?;
     let mut cat = Cat {

@@ -7,6 +7,7 @@ pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod cat;
 pub(crate) mod completions;
+pub(crate) mod cp;
 pub(crate) mod credentials;
 pub(crate) mod describe;
 pub(crate) mod detach;
@@ -17,6 +18,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod forward;
+pub(crate) mod get;
 pub(crate) mod grants;
 pub(crate) mod greeting;
 pub(crate) mod init;
@@ -35,6 +37,7 @@ pub(crate) mod passphrase;
 pub(crate) mod peers;
 pub(crate) mod ping;
 pub(crate) mod progress;
+pub(crate) mod put;
 pub(crate) mod relay;
 pub(crate) mod restore;
 pub(crate) mod rm;
@@ -94,6 +97,9 @@ pub(crate) async fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Forward(args) => return forward::run(app, args).await,
         Command::Shell(args) => return shell::run(app, args).await,
         Command::Ls(args) => return ls::run(app, args).await,
+        Command::Get(args) => return get::run(app, args).await,
+        Command::Put(args) => return put::run(app, args).await,
+        Command::Cp(args) => return cp::run(app, args).await,
         Command::Cat(args) => return cat::run(app, args).await,
         Command::Rm(args) => return rm::run(app, args).await,
         Command::Mkdir(args) => return mkdir::run(app, args).await,

@@ -1,0 +1,174 @@
+//! Copies between this machine and buckets, and between buckets.
+//!
+//! An attempt is a row of [stages](stage): entries of the sources are found,
+//! compared with what is at the destination, and copied, each stage a bounded
+//! window ahead of the next, so that memory stays flat whatever there is. Small
+//! files go in streams, several at a time; large ones by themselves, and go on
+//! where they were cut. When a connection is lost, another attempt finds what
+//! is there already.
+
+mod compare;
+mod directories;
+mod entry;
+mod lane;
+mod large;
+mod local_tree;
+mod local_walk;
+mod options;
+mod piece;
+mod plan;
+mod progress;
+mod remote;
+mod report;
+mod stage;
+pub(crate) mod stdin;
+mod trouble;
+
+pub(crate) use self::{
+    options::{COPY_HELP, CopyArgs},
+    plan::Request,
+};
+
+use self::{
+    plan::{Shape, plan},
+    report::{Report, Sums},
+    trouble::Trouble,
+};
+use crate::{
+    app::App,
+    descriptors,
+    failure::{Exit, Failure},
+    hint::{Place, explain},
+    node_access::CallError,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+
+/// How long a lost connection is tried again without coming any further.
+const TRY_FOR: Duration = Duration::from_secs(60);
+/// The first wait before another attempt; each is twice as long as the one before.
+const WAIT_FIRST: Duration = Duration::from_millis(500);
+/// The longest wait, unless the peer asks for more.
+const WAIT_MAX: Duration = Duration::from_secs(8);
+
+/// Copies, and tells what came of it.
+pub(crate) async fn run(app: &App, request: Request) -> Result<Exit, Failure> {
+    descriptors::raise_limit();
+    let args = &request.args;
+    let report = Arc::new(Report::new(app.out, app.verbose > 0, args.dry_run, args.progress));
+    let ticking = {
+        let report = report.clone();
+        tokio::spawn(async move {
+            loop {
+                sleep(Duration::from_millis(100)).await;
+                report.tick();
+            }
+        })
+    };
+    let mut attempts = Attempts::default();
+    let ended = loop {
+        // Its own way to the node here, which may have been started anew.
+        let fresh = app.again();
+        let ended = attempt(&fresh, &request, &report, &mut attempts).await;
+        fresh.close().await;
+        let Err(trouble) = ended else { break Ok(()) };
+        match attempts.lost(trouble, &report) {
+            Ok(wait) => {
+                sleep(wait).await;
+                report.again();
+            }
+            Err(failure) => break Err(failure),
+        }
+    };
+    ticking.abort();
+    match ended {
+        Ok(()) => exit_of(&report.finish()?, report.out),
+        Err(mut failure) => {
+            if attempts.is_planned {
+                let sums = report.finish()?;
+                if failure.exit == Exit::NOT_ALLOWED && sums != Sums::default() && has_copied(&sums) {
+                    failure.exit = Exit::FAILED;
+                }
+                if attempts.shape == Some(Shape::As) && args.recursive && !args.no_target_directory {
+                    failure = failure.hint("the same command with -T goes on");
+                }
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn has_copied(sums: &Sums) -> bool {
+    sums.files + sums.directories + sums.links + sums.skipped > 0
+}
+
+fn exit_of(sums: &Sums, _: crate::output::Out) -> Result<Exit, Failure> {
+    match sums.failed {
+        0 => Ok(Exit::FINE),
+        _ => Ok(Exit::FAILED),
+    }
+}
+
+async fn attempt(app: &App, request: &Request, report: &Arc<Report>, attempts: &mut Attempts) -> Result<(), Trouble> {
+    let mut shape = attempts.shape;
+    attempts.moved = report.moved_so_far();
+    let copy = plan(app, request, report, &mut shape).await?;
+    attempts.shape = shape;
+    attempts.is_planned = true;
+    stage::run(&Arc::new(copy)).await
+}
+
+/// Attempts so far.
+#[derive(Debug, Default)]
+struct Attempts {
+    shape: Option<Shape>,
+    is_planned: bool,
+    /// What had been done when the last one began.
+    moved: u64,
+    /// Since when nothing has come any further.
+    lost: Option<Instant>,
+    wait: Option<Duration>,
+}
+
+impl Attempts {
+    /// How long to wait before the next one, if there is to be one.
+    fn lost(&mut self, trouble: Trouble, report: &Report) -> Result<Duration, Failure> {
+        let (failure, asked) = match trouble {
+            Trouble::Lost(error) => (told(&error), error.retry_after),
+            // The node here is not there, at the moment.
+            Trouble::Stop(failure) if failure.exit == Exit::UNREACHABLE => (*failure, None),
+            Trouble::Stop(failure) => return Err(*failure),
+            Trouble::Entry(problem) => {
+                let error = CallError::domain(problem.code, problem.message);
+                return Err(Failure::call(&error).naming_domain_code());
+            }
+            Trouble::Quiet => return Err(Failure::local("a part of the copy ended without a reason")),
+        };
+        // What was never reached is not lost.
+        if !self.is_planned {
+            return Err(failure);
+        }
+        if report.moved_so_far() > self.moved {
+            self.lost = None;
+            self.wait = None;
+        }
+        let since = *self.lost.get_or_insert_with(Instant::now);
+        if since.elapsed() >= TRY_FOR {
+            let mut failure = failure;
+            failure.exit = Exit::UNREACHABLE;
+            return Err(failure);
+        }
+        let wait = self.wait.map_or(WAIT_FIRST, |wait| (wait * 2).min(WAIT_MAX));
+        self.wait = Some(wait);
+        let wait = asked.map_or(wait, |asked| asked.max(wait).min(TRY_FOR));
+        report.note(&format!("{}; trying again", failure.message));
+        Ok(wait)
+    }
+}
+
+fn told(error: &CallError) -> Failure {
+    explain(error, &Place::default())
+}

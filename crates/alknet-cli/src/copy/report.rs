@@ -1,0 +1,448 @@
+//! What was copied, skipped and failed: counted, and told.
+
+use super::{
+    entry::{Entry, RelPath},
+    progress::{Line, Shown, bytes_text},
+    trouble::Problem,
+};
+use crate::{failure::Failure, files::text::shown, node_access::FileKind, output::Out, table::one_line};
+use serde_json::{Value, json};
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+/// Sums of one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    pub(super) directories: u64,
+    pub(super) links: u64,
+    /// Files that were there already.
+    pub(super) skipped: u64,
+    pub(super) skipped_bytes: u64,
+    /// Pipes, devices and sockets.
+    pub(super) special: u64,
+    /// Files without their set-user-id and set-group-id bits.
+    pub(super) lost_bits: u64,
+    pub(super) failed: u64,
+}
+
+/// Counts and tells; shared by everything that copies.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) out: Out,
+    is_verbose: bool,
+    is_trial: bool,
+    started: Instant,
+    state: Mutex<State>,
+    /// Bytes that need no more work in this attempt: copied, skipped, failed.
+    done_bytes: AtomicU64,
+    /// Bytes that went over the wire, in all attempts.
+    moved_bytes: AtomicU64,
+    totals: Totals,
+    /// Standard output is closed.
+    reader_left: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sums: Sums,
+    /// Files that earlier attempts copied, which this one finds.
+    earlier: u64,
+    earlier_bytes: u64,
+    /// Files that need no more work in this attempt.
+    done_files: u64,
+    line: Option<Line>,
+}
+
+/// What there is to be copied, as far as it is counted.
+#[derive(Debug, Default)]
+struct Totals {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    is_known: AtomicBool,
+}
+
+impl Report {
+    pub(super) fn new(out: Out, is_verbose: bool, is_trial: bool, wants_progress: bool) -> Self {
+        let line = Line::new(out, wants_progress);
+        Self {
+            out,
+            is_verbose,
+            is_trial,
+            started: Instant::now(),
+            state: Mutex::new(State {
+                line,
+                ..State::default()
+            }),
+            done_bytes: AtomicU64::new(0),
+            moved_bytes: AtomicU64::new(0),
+            totals: Totals::default(),
+            reader_left: AtomicBool::new(false),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anybody looks at how far it is.
+    pub(super) fn wants_totals(&self) -> bool {
+        self.state().line.is_some()
+    }
+
+    /// What another count found.
+    pub(super) fn counted(&self, files: u64, bytes: u64) {
+        self.totals.files.fetch_add(files, Relaxed);
+        self.totals.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn all_counted(&self) {
+        self.totals.is_known.store(true, Relaxed);
+    }
+
+    /// Bytes of a large file that came or went.
+    pub(super) fn moved(&self, bytes: u64) {
+        self.done_bytes.fetch_add(bytes, Relaxed);
+        self.moved_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Bytes of a large file that were there from an earlier attempt.
+    pub(super) fn resumed(&self, bytes: u64) {
+        self.done_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// An entry is there now. Bytes of a large file were told as they moved.
+    pub(super) fn copied(&self, entry: &Entry, is_large: bool) {
+        if !is_large && entry.kind == FileKind::File {
+            self.moved(entry.bytes);
+        }
+        let mut state = self.state();
+        let sums = &mut state.sums;
+        match entry.kind {
+            FileKind::Directory => sums.directories += 1,
+            FileKind::Symlink => sums.links += 1,
+            _ => {
+                sums.files += 1;
+                sums.bytes += entry.bytes;
+                sums.lost_bits += u64::from(entry.loses_bits());
+                state.done_files += 1;
+            }
+        }
+        let path = entry.path.as_str();
+        if self.out.json {
+            let mut line = json!({ "path": path, "kind": entry.kind, "result": self.result() });
+            if entry.kind == FileKind::File {
+                line["bytes"] = json!(entry.bytes);
+            }
+            self.json_line(&mut state, &line);
+        } else if self.is_trial {
+            self.text_line(&mut state, &shown(path));
+        } else if self.is_verbose {
+            self.say(&mut state, &shown(path));
+        }
+        self.redraw(&mut state);
+    }
+
+    fn result(&self) -> &'static str {
+        match self.is_trial {
+            true => "would-copy",
+            false => "copied",
+        }
+    }
+
+    /// An entry is there already.
+    pub(super) fn skipped(&self, entry: &Entry) {
+        if entry.kind != FileKind::File {
+            return;
+        }
+        self.done_bytes.fetch_add(entry.bytes, Relaxed);
+        let mut state = self.state();
+        state.sums.skipped += 1;
+        state.sums.skipped_bytes += entry.bytes;
+        state.done_files += 1;
+        self.redraw(&mut state);
+    }
+
+    /// A pipe, device or socket.
+    pub(super) fn left_out(&self, path: &RelPath) {
+        let mut state = self.state();
+        state.sums.special += 1;
+        let text = format!("`{}` is a pipe, a device or a socket: left out", shown(path.as_str()));
+        self.around_line(&mut state, || self.out.warn(&text));
+    }
+
+    /// An entry was not copied; `left` bytes of it were not told as moved.
+    pub(super) fn failed(&self, path: &RelPath, problem: &Problem, left: u64) {
+        self.failed_at(path.as_str(), problem, left);
+    }
+
+    /// The same of something that is named by itself.
+    pub(super) fn failed_at(&self, path: &str, problem: &Problem, left: u64) {
+        self.done_bytes.fetch_add(left, Relaxed);
+        let mut state = self.state();
+        state.sums.failed += 1;
+        state.done_files += 1;
+        let Problem { code, message } = problem;
+        let name = match path {
+            "" => ".",
+            path => path,
+        };
+        if self.out.json {
+            let error = json!({ "code": code, "message": message });
+            let line = json!({ "path": path, "result": "failed", "error": error });
+            self.json_line(&mut state, &line);
+        }
+        let text = one_line(&format!("failed: {}: {code}: {message}", shown(name)));
+        self.around_line(&mut state, || self.out.tell(&text));
+    }
+
+    /// Something to know beside the files.
+    pub(super) fn note(&self, text: &str) {
+        let mut state = self.state();
+        let text = one_line(text);
+        self.around_line(&mut state, || self.out.say(&text));
+    }
+
+    /// The same, for those who want to know more.
+    pub(super) fn detail(&self, text: &str) {
+        if self.is_verbose {
+            self.note(text);
+        }
+    }
+
+    fn json_line(&self, state: &mut State, line: &Value) {
+        self.around_line(state, || self.kept(self.out.json_line(line)));
+    }
+
+    fn text_line(&self, state: &mut State, text: &str) {
+        self.around_line(state, || self.kept(self.out.text(&format!("{text}\n"))));
+    }
+
+    fn say(&self, state: &mut State, text: &str) {
+        self.around_line(state, || self.out.say(text));
+    }
+
+    /// Whoever reads our output may leave; the copy goes on.
+    fn kept(&self, printed: Result<(), Failure>) {
+        if printed.is_err() {
+            self.reader_left.store(true, Relaxed);
+        }
+    }
+
+    fn around_line(&self, state: &mut State, print: impl FnOnce()) {
+        if let Some(line) = &mut state.line {
+            line.clear();
+        }
+        print();
+    }
+
+    /// Tells how far it is, if it is time to.
+    pub(super) fn tick(&self) {
+        self.redraw(&mut self.state());
+    }
+
+    fn redraw(&self, state: &mut State) {
+        let is_known = self.totals.is_known.load(Relaxed);
+        let now = Shown {
+            files: state.done_files,
+            bytes: self.done_bytes.load(Relaxed),
+            moved: self.moved_bytes.load(Relaxed),
+            failed: state.sums.failed,
+            total: is_known.then(|| (self.totals.files.load(Relaxed), self.totals.bytes.load(Relaxed))),
+            seconds: self.started.elapsed().as_secs_f64(),
+        };
+        if let Some(line) = &mut state.line {
+            line.draw(&now);
+        }
+    }
+
+    /// Another attempt finds what this one copied.
+    pub(super) fn again(&self) {
+        self.done_bytes.store(0, Relaxed);
+        let mut state = self.state();
+        let sums = &mut state.sums;
+        let (files, bytes) = (sums.files, sums.bytes);
+        sums.skipped = 0;
+        sums.skipped_bytes = 0;
+        sums.special = 0;
+        sums.failed = 0;
+        state.done_files = 0;
+        state.earlier = files;
+        state.earlier_bytes = bytes;
+    }
+
+    /// Bytes that went over the wire so far: whether an attempt came further.
+    pub(super) fn moved_so_far(&self) -> u64 {
+        let sums = self.sums();
+        self.moved_bytes.load(Relaxed) + sums.files + sums.directories + sums.links
+    }
+
+    /// As of now; what earlier attempts copied counts as copied.
+    pub(super) fn sums(&self) -> Sums {
+        let state = self.state();
+        let mut sums = state.sums;
+        sums.skipped = sums.skipped.saturating_sub(state.earlier);
+        sums.skipped_bytes = sums.skipped_bytes.saturating_sub(state.earlier_bytes);
+        sums
+    }
+
+    /// Adds what a node copied by itself.
+    pub(super) fn add(&self, more: &Sums) {
+        self.done_bytes.fetch_add(more.bytes + more.skipped_bytes, Relaxed);
+        self.moved_bytes.fetch_add(more.bytes, Relaxed);
+        let mut state = self.state();
+        state.done_files += more.files + more.skipped;
+        let sums = &mut state.sums;
+        sums.files += more.files;
+        sums.bytes += more.bytes;
+        sums.directories += more.directories;
+        sums.links += more.links;
+        sums.skipped += more.skipped;
+        sums.skipped_bytes += more.skipped_bytes;
+        self.redraw(&mut state);
+    }
+
+    /// The last lines.
+    pub(super) fn finish(&self) -> Result<Sums, Failure> {
+        let sums = self.sums();
+        let seconds = self.started.elapsed().as_secs_f64();
+        let moved = self.moved_bytes.load(Relaxed);
+        let mut state = self.state();
+        if let Some(mut line) = state.line.take() {
+            line.clear();
+        }
+        drop(state);
+        if sums.lost_bits > 0 {
+            let files = count(sums.lost_bits, "file");
+            self.out.say(&format!("set-user-id and set-group-id bits of {files} were left out"));
+        }
+        if self.out.json {
+            let line = json!({ "summary": {
+                "files": sums.files, "bytes": sums.bytes, "directories": sums.directories,
+                "links": sums.links, "skipped": sums.skipped, "failed": sums.failed,
+                "seconds": (seconds * 1000.0).round() / 1000.0,
+            }});
+            self.out.json_line(&line)?;
+        }
+        self.out.say(&summary(&sums, seconds, moved, self.is_trial));
+        match self.reader_left.load(Relaxed) {
+            true => Err(Failure::reader_left()),
+            false => Ok(sums),
+        }
+    }
+}
+
+/// `copied 100,000 files, 1.2 GB in 38 s (31 MB/s); 3 there already, 1 failed`
+fn summary(sums: &Sums, seconds: f64, moved: u64, is_trial: bool) -> String {
+    let verb = if is_trial { "would copy" } else { "copied" };
+    let mut text = format!("{verb} {}", count(sums.files, "file"));
+    if sums.directories > 0 {
+        text.push_str(&format!(", {}", count(sums.directories, "directory")));
+    }
+    if sums.links > 0 {
+        text.push_str(&format!(", {}", count(sums.links, "link")));
+    }
+    text.push_str(&format!(", {}", bytes_text(sums.bytes)));
+    if !is_trial {
+        text.push_str(&format!(" in {}", seconds_text(seconds)));
+        // A rate of an instant says nothing.
+        if seconds >= 0.1 && moved > 0 {
+            // Exact enough for a rate.
+            #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let rate = (moved as f64 / seconds) as u64;
+            text.push_str(&format!(" ({}/s)", bytes_text(rate)));
+        }
+    }
+    let mut rest = Vec::new();
+    if sums.skipped > 0 {
+        rest.push(format!("{} there already", grouped(sums.skipped)));
+    }
+    if sums.special > 0 {
+        rest.push(format!("{} left out", grouped(sums.special)));
+    }
+    if sums.failed > 0 {
+        rest.push(format!("{} failed", grouped(sums.failed)));
+    }
+    if !rest.is_empty() {
+        text.push_str("; ");
+        text.push_str(&rest.join(", "));
+    }
+    text
+}
+
+fn seconds_text(seconds: f64) -> String {
+    match seconds {
+        under if under < 10.0 => format!("{under:.1} s"),
+        under if under < 600.0 => format!("{under:.0} s"),
+        more => format!("{:.0} min", more / 60.0),
+    }
+}
+
+fn count(number: u64, one: &str) -> String {
+    match (number, one.strip_suffix('y')) {
+        (1, _) => format!("1 {one}"),
+        (_, Some(stem)) => format!("{} {stem}ies", grouped(number)),
+        (_, None) => format!("{} {one}s", grouped(number)),
+    }
+}
+
+/// `1,234,567`
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_one_sentence() {
+        let sums = Sums {
+            files: 100_000,
+            bytes: 1_200_000_000,
+            skipped: 3,
+            failed: 1,
+            ..Sums::default()
+        };
+        assert_eq!(
+            summary(&sums, 38.2, 1_200_000_000, false),
+            "copied 100,000 files, 1.2 GB in 38 s (31 MB/s); 3 there already, 1 failed"
+        );
+        let one = Sums {
+            files: 1,
+            bytes: 999,
+            directories: 2,
+            links: 1,
+            ..Sums::default()
+        };
+        assert_eq!(
+            summary(&one, 0.01, 999, false),
+            "copied 1 file, 2 directories, 1 link, 999 B in 0.0 s"
+        );
+        assert_eq!(
+            summary(&one, 0.01, 0, true),
+            "would copy 1 file, 2 directories, 1 link, 999 B"
+        );
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (number, want) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), want);
+        }
+    }
+}

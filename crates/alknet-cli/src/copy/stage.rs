@@ -1,0 +1,168 @@
+//! The stages of one attempt: entries are found, compared with what is there,
+//! and copied, each stage a window ahead of the next.
+
+use super::{
+    compare, directories,
+    entry::Entry,
+    lane, large,
+    local_tree::{LocalTree, PutOptions},
+    local_walk::{self, LocalSource, WalkOptions},
+    options::CopyArgs,
+    remote::{self, Remote, RemoteSource},
+    report::Report,
+    trouble::{Trouble},
+};
+use crate::{failure::Failure, node_access::{FilePath, root::Root}};
+use std::sync::Arc;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+};
+
+/// Entries between two stages.
+pub(super) const WINDOW: usize = 256;
+
+/// Where something is copied from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Local(LocalSource),
+    Remote(RemoteSource),
+}
+
+/// The directory that is copied into.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    Local { root: Root, put: PutOptions },
+    Remote { remote: Remote, directory: FilePath },
+}
+
+/// What all stages know.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) args: CopyArgs,
+    pub(super) report: Arc<Report>,
+    pub(super) sources: Vec<Source>,
+    pub(super) target: Target,
+    /// One file, and nothing is to be done in the directory but that.
+    pub(super) is_single: bool,
+    /// The directory is made by copying.
+    pub(super) is_new: bool,
+}
+
+impl Target {
+    /// The same directory for one task.
+    pub(super) fn tree(&self) -> Option<LocalTree> {
+        match self {
+            Self::Local { root, put } => Some(LocalTree::new(root.clone(), *put)),
+            Self::Remote { .. } => None,
+        }
+    }
+}
+
+/// What is to be done with one entry by itself.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// To copy it.
+    Copy(Entry),
+    /// To copy it if its digest is another.
+    Compare(Entry),
+    /// To set its permissions and times.
+    Attributes(Entry),
+}
+
+/// Receivers that several tasks take from.
+pub(super) type Shared<T> = Arc<Mutex<mpsc::Receiver<T>>>;
+
+/// Copies everything once.
+pub(super) async fn run(copy: &Arc<Copy>) -> Result<(), Trouble> {
+    let (walked, to_compare) = mpsc::channel(WINDOW);
+    let (small, small_rx) = mpsc::channel(WINDOW);
+    let (jobs, jobs_rx) = mpsc::channel(16);
+    let mut stages = JoinSet::new();
+    stages.spawn(walk(copy.clone(), false, walked));
+    stages.spawn(compare::run(copy.clone(), to_compare, compare::Sorted { small, jobs }));
+    let small_rx: Shared<Entry> = Arc::new(Mutex::new(small_rx));
+    let jobs_rx: Shared<Job> = Arc::new(Mutex::new(jobs_rx));
+    for _ in 0..copy.args.lanes() {
+        stages.spawn(lane::run(copy.clone(), small_rx.clone()));
+        stages.spawn(large::run(copy.clone(), jobs_rx.clone()));
+    }
+    drop((small_rx, jobs_rx));
+    let counting = copy.report.wants_totals().then(|| tokio::spawn(count(copy.clone())));
+    let ended = all(stages).await;
+    if let Some(counting) = counting {
+        counting.abort();
+    }
+    ended?;
+    if copy.args.recursive && !copy.args.no_preserve && !copy.args.dry_run {
+        directories::run(copy).await?;
+    }
+    Ok(())
+}
+
+/// Waits for all of them; the first that fails for a reason of its own ends
+/// the others.
+pub(super) async fn all(mut stages: JoinSet<Result<(), Trouble>>) -> Result<(), Trouble> {
+    let mut quiet = None;
+    while let Some(ended) = stages.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(Trouble::Quiet)) => quiet = Some(Trouble::Quiet),
+            Ok(Err(trouble)) => return Err(trouble),
+            Err(error) => return Err(Failure::local(format!("a part of the copy failed: {error}")).into()),
+        }
+    }
+    quiet.map_or(Ok(()), Err)
+}
+
+/// Tells the entries of all sources.
+pub(super) async fn walk(copy: Arc<Copy>, directories_only: bool, entries: mpsc::Sender<Entry>) -> Result<(), Trouble> {
+    for source in &copy.sources {
+        match source {
+            Source::Remote(source) => {
+                remote::walk(source, &copy.args, directories_only, &copy.report, &entries).await?;
+            }
+            Source::Local(source) => {
+                let (source, report, entries) = (source.clone(), copy.report.clone(), entries.clone());
+                let options = walk_options(&copy.args, directories_only);
+                blocking(move || local_walk::walk(&source, options, &report, &entries)).await??;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn walk_options(args: &CopyArgs, directories_only: bool) -> WalkOptions {
+    WalkOptions {
+        recursive: args.recursive,
+        dereference: args.dereference,
+        directories_only,
+    }
+}
+
+/// Counts what there is, ahead of the copy.
+async fn count(copy: Arc<Copy>) {
+    let mut is_known = true;
+    for source in &copy.sources {
+        match source {
+            Source::Remote(source) => {
+                is_known &= remote::count(source, copy.args.recursive, &copy.report).await;
+            }
+            Source::Local(source) => {
+                let (source, report) = (source.clone(), copy.report.clone());
+                let options = walk_options(&copy.args, false);
+                is_known &= blocking(move || local_walk::count(&source, options, &report)).await.is_ok();
+            }
+        }
+    }
+    // What links lead to is not counted.
+    if is_known && !copy.args.dereference {
+        copy.report.all_counted();
+    }
+}
+
+/// Does on a thread of its own what waits for the disk.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failure::local(format!("a part of the copy failed: {error}")).into())
+}
