@@ -15,9 +15,11 @@ mod ground;
 mod handles;
 mod links;
 mod listings;
+pub mod model;
 
 mod names;
 mod quotas;
+pub mod races;
 mod watching;
 
 mod removal;
@@ -52,6 +54,11 @@ pub async fn file_service(make: impl AsyncFn() -> Subject) {
         quotas::RULES,
         rights::RULES,
     ];
+    check_all(make, &tables).await;
+}
+
+/// Runs all rules at once, and names those that are broken.
+async fn check_all(make: impl AsyncFn() -> Subject, tables: &[&[Rule]]) {
     let mut running = Vec::new();
     for (name, rule) in tables.concat() {
         // In a task, so that one broken rule does not hide the others.
