@@ -165,46 +165,59 @@ impl Tree {
             None => self.top,
         };
         let there = there.filter(|node| self.is(*node, directory.id()));
-        if let Some(node) = there
-            && self
-                .nodes
-                .get(&node)
-                .is_some_and(|node| node.interest >= interest)
-        {
-            return Ok(node);
-        }
+        let interest = interest.max(self.interest(there).unwrap_or(interest));
         if there.is_none() && self.nodes.len() >= self.directories_max {
             return Err(AttachError::Full(
                 "directories of a bucket that are watched",
             ));
         }
+        // The host is asked also about what is known: a number that it gave to
+        // a directory which is gone may be that of this one.
         let watch = match self.ask_host(directory, interest) {
             Ok(watch) => Some(watch),
             // One passes where one may not look.
             Err(AttachError::Root(_)) if interest == Interest::Way => None,
             Err(error) => return Err(error),
         };
-        if let Some(node) = there {
-            self.know(node, watch, interest);
-            return Ok(node);
-        }
-        // What the host knows already has moved here; that will be told.
-        let known = watch.and_then(|watch| self.of_watch(watch));
-        match (known, place) {
+        let known = match watch {
+            Some(watch) => self.of_watch(watch),
+            None => there.filter(|node| self.watch(*node).is_none()),
+        };
+        let node = match (known, place) {
+            (Some(known), _) if Some(known) == there => known,
+            // It has moved here; that will be told.
             (Some(known), Some((parent, name))) => {
                 if self.is_within(parent, known) {
                     return Err(AttachError::Circle);
                 }
                 self.move_to(known, parent, name);
-                let before = self.nodes.get(&known).map(|node| node.interest);
-                let interest = interest.max(before.unwrap_or(interest));
-                self.ask_host(directory, interest)?;
-                self.know(known, watch, interest);
-                Ok(known)
+                known
             }
-            (Some(known), None) => Ok(known),
-            (None, _) => Ok(self.add(place, directory.id(), watch, interest)),
+            _ => return Ok(self.add(place, directory.id(), watch, interest)),
+        };
+        if self.interest(Some(node)) > Some(interest) {
+            self.ask_host(directory, Interest::Full)?;
         }
+        let interest = interest.max(self.interest(Some(node)).unwrap_or(interest));
+        self.know(node, watch, interest);
+        Ok(node)
+    }
+
+    fn interest(&self, node: Option<NodeId>) -> Option<Interest> {
+        Some(self.nodes.get(&node?)?.interest)
+    }
+
+    /// The host's number of a node; none if it does not watch it.
+    pub(super) fn watch(&self, node: NodeId) -> Option<i32> {
+        self.nodes.get(&node)?.watch
+    }
+
+    pub(super) fn knows(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
+    pub(super) fn parent(&self, node: NodeId) -> Option<NodeId> {
+        self.nodes.get(&node)?.parent
     }
 
     fn add(
@@ -230,8 +243,9 @@ impl Tree {
         if let Some(watch) = watch {
             self.by_watch.insert(watch, node);
         }
-        if let Some((parent, name)) = place {
-            self.hang(parent, name, node);
+        match place {
+            Some((parent, name)) => self.hang(parent, name, node),
+            None => self.clear(),
         }
         node
     }
@@ -241,7 +255,7 @@ impl Tree {
             self.by_watch.insert(watch, node);
         }
         if let Some(node) = self.nodes.get_mut(&node) {
-            node.watch = watch.or(node.watch);
+            node.watch = watch;
             node.interest = interest;
         }
     }

@@ -33,6 +33,8 @@ const BEFORE_BATCHES_MAX: usize = 8;
 /// How long the second half of a renaming is waited for; the host tells both
 /// together, but for a moment in which it is busy.
 const RENAME_HALVES_APART: Duration = Duration::from_millis(10);
+/// How long it may take until it is told where a directory went.
+const LATER: Duration = Duration::from_millis(20);
 /// Everything is looked at anew at most so often.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Handles that are held while directories are looked through: one for each
@@ -182,6 +184,7 @@ impl Worker {
             is_unsure: false,
             looked: None,
             is_untidy: false,
+            later: Vec::new(),
         };
         let thread = thread::Builder::new().name("alknet-watch".into());
         let spawned = thread.spawn(move || run.run());
@@ -226,6 +229,17 @@ struct Run {
     looked: Option<Instant>,
     /// More may be watched than anybody wants.
     is_untidy: bool,
+    /// What could not be looked at where it was last seen: it has moved, which
+    /// will be told.
+    later: Vec<Later>,
+}
+
+/// What is done when it is known where a directory is.
+enum Later {
+    /// A directory that came into this one is watched.
+    Attach(NodeId, FileName),
+    /// What is in it is looked at.
+    Look(NodeId),
 }
 
 /// The thread ended.
@@ -240,9 +254,9 @@ impl Run {
         self.wait(self.patience());
         self.obey()?;
         let events = self.read();
-        if !events.is_empty() {
-            self.take(events);
-        }
+        let is_quiet = events.is_empty();
+        self.take(events);
+        self.catch_up(is_quiet);
         self.look_again_if_unsure();
         self.end_idle()
     }
@@ -256,7 +270,8 @@ impl Run {
             Some(looked) => Some(looked + LOOK_AGAIN_AFTER),
             None => Some(Instant::now()),
         };
-        let next = idle.into_iter().chain(again).min()?;
+        let later = (!self.later.is_empty()).then(|| Instant::now() + LATER);
+        let next = idle.into_iter().chain(again).chain(later).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -461,7 +476,8 @@ impl Run {
                 Some(directory) => Ok(directory),
                 None => self.tree.open(node).map(|(_, directory)| directory),
             };
-            let Some(directory) = self.passable(opened.map_err(AttachError::from))? else {
+            let Ok(directory) = opened else {
+                self.later.push(Later::Look(node));
                 continue;
             };
             let Some(mut listing) =
@@ -566,6 +582,8 @@ impl Run {
             }
             return;
         }
+        // What is there now is what was mounted over.
+        self.is_unsure |= flags.contains(ReadFlags::UNMOUNT);
         let (Some(parent), Some(name)) = (self.tree.of_watch(event.watch), event.name) else {
             return;
         };
@@ -638,18 +656,19 @@ impl Run {
         if !self.is_covered(names) {
             return;
         }
-        let outcome = self.follow_all(parent, name, names);
-        if let Err(error) = outcome {
-            let Failed(code, why, cause) = Failed::of(error);
-            tracing::warn!(bucket = %self.shared.bucket, %why, ?cause, "a directory is watched no longer");
-            let path = self.shared.path(names);
-            let path = path.map(|path| path.to_string()).unwrap_or_default();
-            self.tell(
-                What::Lost(code, format!("`{path}`: {why}")),
-                names.to_vec(),
-                None,
-            );
+        if let Err(error) = self.follow_all(parent, name, names) {
+            self.lose(error, names);
         }
+    }
+
+    /// A directory cannot be watched: whoever would be told of it is told that.
+    fn lose(&mut self, error: AttachError, names: &[FileName]) {
+        let Failed(code, why, cause) = Failed::of(error);
+        tracing::warn!(bucket = %self.shared.bucket, %why, ?cause, "a directory is watched no longer");
+        let path = self.shared.path(names);
+        let path = path.map(|path| path.to_string()).unwrap_or_default();
+        let lost = What::Lost(code, format!("`{path}`: {why}"));
+        self.tell(lost, names.to_vec(), None);
     }
 
     fn follow_all(
@@ -658,14 +677,47 @@ impl Run {
         name: &FileName,
         names: &[FileName],
     ) -> Result<(), AttachError> {
-        let opened = self.tree.open(parent).map_err(AttachError::from);
-        let Some((_, handle)) = self.passable(opened)? else {
+        let Ok((_, handle)) = self.tree.open(parent) else {
+            self.later.push(Later::Attach(parent, name.clone()));
             return Ok(());
         };
         let attached = self.tree.attach(parent, &handle, name, Interest::Full);
         match self.passable(attached)? {
             Some((node, directory)) => self.look_through(node, directory, names.len(), Some(names)),
             None => Ok(()),
+        }
+    }
+
+    /// Does what could not be done before; if it still cannot, and nothing tells
+    /// why, nothing is sure.
+    fn catch_up(&mut self, is_quiet: bool) {
+        for later in std::mem::take(&mut self.later) {
+            let (Later::Attach(node, _) | Later::Look(node)) = &later;
+            // It went, and that was told.
+            if !self.tree.knows(*node) {
+                continue;
+            }
+            let mut names = self.tree.names(*node);
+            match later {
+                Later::Attach(parent, name) => {
+                    names.push(name.clone());
+                    self.follow(parent, &name, &names);
+                }
+                Later::Look(node) => self.look_later(node, &names),
+            }
+        }
+        if is_quiet && !self.later.is_empty() {
+            self.later.clear();
+            self.is_unsure = true;
+        }
+    }
+
+    fn look_later(&mut self, node: NodeId, names: &[FileName]) {
+        let Ok((_, directory)) = self.tree.open(node) else {
+            return self.later.push(Later::Look(node));
+        };
+        if let Err(error) = self.look_through(node, directory, names.len(), Some(names)) {
+            self.lose(error, names);
         }
     }
 
@@ -734,9 +786,12 @@ impl Run {
         self.follow(to.0, &to.1, &names);
     }
 
-    /// A directory of which nothing else told that it went: one that was
-    /// unmounted, or one below a directory that may not be read.
+    /// The directory above tells that it went, if that is watched.
     fn directory_went(&mut self, node: NodeId) {
+        let parent = self.tree.parent(node);
+        if parent.is_some_and(|parent| self.tree.watch(parent).is_some()) {
+            return;
+        }
         let names = self.tree.names(node);
         self.tell(What::Removed, names, Some(FileKind::Directory));
         self.tree.forget(node);
@@ -781,6 +836,7 @@ impl Run {
         // What the host told before is of no use, and its queue is empty then.
         while !self.read().is_empty() {}
         self.is_unsure = false;
+        self.later.clear();
         let places: Vec<_> = self
             .places
             .iter()
@@ -792,12 +848,7 @@ impl Run {
                 Err(AttachError::Root(_)) => {
                     self.tell(What::Removed, names, Some(FileKind::Directory));
                 }
-                Err(error) => {
-                    let Failed(code, why, _) = Failed::of(error);
-                    let path = self.shared.path(&names);
-                    let path = path.map(|path| path.to_string()).unwrap_or_default();
-                    self.tell(What::Lost(code, format!("`{path}`: {why}")), names, None);
-                }
+                Err(error) => self.lose(error, &names),
             }
         }
         self.looked = Some(Instant::now());
