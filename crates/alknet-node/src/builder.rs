@@ -10,6 +10,7 @@ use crate::{
     data_dir::{DataDir, DataDirError},
     dialer::StoreDialer,
     endpoint::{self, BindError, EndpointOptions},
+    files::{FilesOfPeers, open_buckets},
     find::{self, AtRest, FindHandler, Finder, PeerLookup},
     join::{self, JoinHandler},
     logs::LogBuffer,
@@ -28,6 +29,7 @@ use alknet_call::{SessionConfig, conduct::Watched, links::Links, quic::QuicConne
 use alknet_core::{
     AuditRow, AuditSink, AuditWriter, Caller, Dispatcher, GrantTarget, Grants, PeerId,
     Registration, Registry, RoleName, Secret,
+    files::FileService,
     storage::{
         AuditLog, EventLog, IdempotencyStore, IdentityChange, IdentityIndex, IdentityStore,
         NodeKey, PeerRecord, SharedClock, StoreError, system_clock,
@@ -39,6 +41,7 @@ use alknet_exec::{
     net::{Net, NetConfigError, net_operations},
     shell_operations,
 };
+use alknet_fs::{BucketConfig, FilesConfigError, PeerFiles, file_operations, peer_operations};
 use alknet_store::{InstanceLock, LockError, OpenStoreError, Store};
 use alknet_vault::OpenVaultError;
 use arc_swap::ArcSwap;
@@ -95,6 +98,9 @@ pub enum StartError {
     /// Forwarded ports cannot be configured so.
     #[error(transparent)]
     Net(#[from] NetConfigError),
+    /// Buckets cannot be configured so.
+    #[error(transparent)]
+    Files(#[from] FilesConfigError),
     /// Configured or embedded operations cannot be registered.
     #[error(transparent)]
     Operations(#[from] OperationsError),
@@ -124,6 +130,7 @@ impl StartError {
     pub fn hint(&self) -> Option<String> {
         match self {
             StartError::Config(error) => error.hint(),
+            StartError::Files(error) => error.hint().map(Into::into),
             StartError::DataDir(error) | StartError::Keys(OpenKeysError::DataDir(error)) => {
                 error.hint()
             }
@@ -192,6 +199,7 @@ pub struct NodeBuilder {
     demo: bool,
     logs: Option<LogBuffer>,
     operations: Vec<Registration>,
+    buckets: Vec<BucketConfig>,
     handlers: Vec<Arc<dyn ProtocolHandler>>,
     clock: Option<SharedClock>,
     passphrase: Option<Secret>,
@@ -282,6 +290,18 @@ impl NodeBuilder {
         self
     }
 
+    /// Adds a bucket, whatever the configuration says: this directory, which is
+    /// absolute and should be there, under this name. Nothing leads out of it.
+    pub fn bucket(self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.bucket_config(BucketConfig::new(name, path))
+    }
+
+    /// Adds a bucket with a quota, or one that is not written to.
+    pub fn bucket_config(mut self, bucket: BucketConfig) -> Self {
+        self.buckets.push(bucket);
+        self
+    }
+
     /// Serves another protocol on its own ALPN.
     pub fn handler(mut self, handler: Arc<dyn ProtocolHandler>) -> Self {
         self.handlers.push(handler);
@@ -305,7 +325,12 @@ impl NodeBuilder {
         let (name, bind, relays) = (self.name.clone(), self.bind, self.relays.clone());
         let mdns = self.mdns;
         let relay = self.relay.clone();
+        let buckets = self.buckets.clone();
         Box::new(move |config| {
+            for bucket in &buckets {
+                config.buckets.retain(|other| other.name != bucket.name);
+                config.buckets.push(bucket.clone());
+            }
             if let Some(name) = &name {
                 config.name = Some(name.clone());
             }
@@ -352,6 +377,7 @@ impl NodeBuilder {
 
         let exec = Exec::new(config.exec.clone())?;
         let net = Net::new(config.net.clone())?;
+        let buckets = open_buckets(&config, &data).await?;
         let (configured, scopes) = configured_operations(&config, &exec, data.path())?;
         let roles = config.role_set(scopes)?;
         let identity_store: Arc<dyn IdentityStore> = Arc::new(store.clone());
@@ -427,6 +453,7 @@ impl NodeBuilder {
             imports: Arc::new(RecordedImports::new(store.clone(), clock.clone())),
             logs: self.logs.clone().unwrap_or_default(),
             exec: exec.clone(),
+            buckets: buckets.clone(),
             name: name.clone(),
             relays,
             known_relays: known_relays.clone(),
@@ -454,6 +481,10 @@ impl NodeBuilder {
         let mut operations = ops::builtin(&shared);
         operations.extend(shell_operations(&exec));
         operations.extend(net_operations(&net));
+        let files: Arc<dyn FileService> = buckets;
+        let peers: Arc<dyn PeerFiles> = Arc::new(FilesOfPeers(shared.clone()));
+        operations.extend(file_operations(&files));
+        operations.extend(peer_operations(&files, &peers));
         operations.extend(configured);
         if self.demo {
             operations.extend(demo_operations());

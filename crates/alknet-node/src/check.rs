@@ -6,6 +6,7 @@ use crate::{
 };
 use alknet_core::storage::hex32;
 use alknet_exec::{Exec, net::Net};
+use alknet_fs::BucketConfig;
 use alknet_store::{OpenStoreError, Store};
 use alknet_vault::Vault;
 use std::path::Path;
@@ -20,7 +21,18 @@ pub fn check_config(config: &Config, dir: &Path) -> Result<(), StartError> {
     let exec = Exec::new(config.exec.clone())?;
     Net::new(config.net.clone())?;
     configured_operations(config, &exec, dir)?;
+    buckets(config, dir)?;
     Ok(())
+}
+
+/// The buckets of a node with this configuration and data directory, the inbox
+/// among them, whether or not their directories are there.
+///
+/// # Errors
+///
+/// [`StartError`], as the start would give.
+pub fn buckets(config: &Config, dir: &Path) -> Result<Vec<BucketConfig>, StartError> {
+    Ok(config.files.buckets(&config.buckets, dir)?)
 }
 
 /// Opens the vault and answers with the node's public key; with nothing if a

@@ -10,6 +10,7 @@ use alknet_core::{
     GrantTarget, Grants, Limits, ResourceGrant, ResourceKind, Role, RoleName, RoleSet, Scope,
 };
 use alknet_exec::{CommandConfig, ExecConfig, net::NetConfig};
+use alknet_fs::{BucketConfig, FilesConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -47,6 +48,11 @@ pub struct Config {
     pub exec: ExecConfig,
     /// How connections are opened and taken for callers.
     pub net: NetConfig,
+    /// Files that callers reach.
+    pub files: FilesConfig,
+    /// Directories of this machine that callers reach.
+    #[serde(rename = "bucket", skip_serializing_if = "Vec::is_empty")]
+    pub buckets: Vec<BucketConfig>,
     /// Operations that run a command.
     #[serde(rename = "operation", skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<CommandConfig>,

@@ -23,6 +23,7 @@ pub mod control;
 pub mod data_dir;
 mod dialer;
 mod endpoint;
+mod files;
 mod find;
 mod inspect;
 mod join;
@@ -43,7 +44,7 @@ pub use alknet_store::StoreFacts;
 
 pub use crate::{
     builder::{NodeBuilder, StartError},
-    check::{check_config, check_database, check_keys},
+    check::{buckets, check_config, check_database, check_keys},
     config::{Config, ConfigError, RelaySetting},
     data_dir::{DataDir, DataDirError, Runtime},
     endpoint::BindError,

@@ -20,10 +20,12 @@ use alknet_call::{Client, links::Links};
 use alknet_core::{
     AuditRow, AuditSink, CallError, Caller, Change, Dispatcher, ErrorCode, OperationName, PeerId,
     RouteStep,
+    files::FileService,
     storage::{AuditLog, EventLog, IdentityIndex, ImportStore, PeerAddresses, Timestamp, hex32},
     transport::Connection,
 };
 use alknet_exec::Exec;
+use alknet_fs::Buckets;
 use alknet_store::{InstanceLock, Store};
 use arc_swap::ArcSwap;
 use iroh::Endpoint;
@@ -105,6 +107,8 @@ pub(crate) struct Shared {
     pub(crate) imports: Arc<dyn ImportStore>,
     pub(crate) logs: LogBuffer,
     pub(crate) exec: Exec,
+    /// The files that callers reach.
+    pub(crate) buckets: Arc<Buckets>,
     pub(crate) name: String,
     pub(crate) relays: Vec<RelaySetting>,
     /// Those in use, and those that peers named.
@@ -450,6 +454,13 @@ impl Node {
     #[must_use]
     pub fn door(&self) -> &Dispatcher {
         self.shared.door()
+    }
+
+    /// Its files, for a surface: each call takes a permit of
+    /// [`Dispatcher::authorize_from`].
+    #[must_use]
+    pub fn files(&self) -> Arc<dyn FileService> {
+        self.shared.buckets.clone()
     }
 
     /// Calls its operations as the program that embeds it, which may do

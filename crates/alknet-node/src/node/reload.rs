@@ -3,6 +3,7 @@
 use super::Shared;
 use crate::{
     config::{Config, ConfigError},
+    files::change_buckets,
     operations::{OperationsError, configured_operations, names},
     relay::RelayStartError,
     unasked::Asked,
@@ -15,6 +16,7 @@ use alknet_exec::{
     Exec, ExecConfigError,
     net::{Net, NetConfigError},
 };
+use alknet_fs::FilesConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::PoisonError;
@@ -44,6 +46,9 @@ pub enum ReloadError {
     /// Addresses could not be reached so: the next start would refuse it.
     #[error(transparent)]
     Net(#[from] NetConfigError),
+    /// Buckets could not be like this.
+    #[error(transparent)]
+    Files(#[from] FilesConfigError),
     /// The relay's certificate could not be used.
     #[error(transparent)]
     Relay(#[from] RelayStartError),
@@ -79,6 +84,7 @@ impl ReloadError {
                     })
             }
             ReloadError::Relay(error) => error.hint(),
+            ReloadError::Files(error) => error.hint().map(Into::into),
             ReloadError::Operations(_)
             | ReloadError::Exec(_)
             | ReloadError::Net(_)
@@ -132,6 +138,7 @@ impl Shared {
         Exec::new(next.exec.clone())?;
         Net::new(next.net.clone())?;
         next.check_relay()?;
+        self.buckets.check(&next.files, &next.buckets)?;
         let renewal = match &self.relay {
             Some(relay) => {
                 let needs_restart = old.relay.needs_restart(&next.relay);
@@ -150,12 +157,23 @@ impl Shared {
             ("role", next.roles != old.roles),
             ("events", next.events != old.events),
             ("audit", next.audit != old.audit),
+            ("files", next.files != old.files),
+            ("bucket", next.buckets != old.buckets),
         ] {
             if differs {
                 report.applied.push(section.into());
             }
         }
+        let differ = next.files != old.files || next.buckets != old.buckets;
+        if differ {
+            change_buckets(&self.buckets, &next.files, &next.buckets).await?;
+        }
         if let Err(error) = self.record_reload(row, &report).await {
+            if differ
+                && let Err(cause) = change_buckets(&self.buckets, &old.files, &old.buckets).await
+            {
+                tracing::error!(%cause, "buckets of the configuration in force were not put back");
+            }
             // What cannot be recorded is not done.
             if next.operations != old.operations {
                 self.take_back_operations(&old);

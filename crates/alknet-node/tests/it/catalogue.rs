@@ -152,6 +152,7 @@ async fn nothing_is_listed_that_cannot_be_called() {
     assert_eq!(
         names,
         [
+            "fs/offered",
             "node/info",
             "node/netcheck",
             "node/ping",

@@ -6,6 +6,7 @@ mod admission;
 mod backup;
 mod bans;
 mod catalogue;
+mod files;
 mod find;
 mod forward;
 mod isolation;
