@@ -1,6 +1,6 @@
 //! One directory of the host as a bucket.
 
-use super::{gate::Need, jobs::Jobs, replacement::Uploads, usage::Usage};
+use super::{gate::Need, jobs::Jobs, replacement::Uploads, usage::Usage, watching::Watching};
 use crate::{
     config::{BucketConfig, INBOX},
     root::{FileId, Root, RootError},
@@ -67,6 +67,7 @@ pub(crate) struct Bucket {
     growth: [Mutex<()>; GROWTH_LOCKS],
     pub(crate) usage: Usage,
     pub(crate) uploads: Uploads,
+    pub(crate) watching: Watching,
     pub(crate) jobs: Jobs,
 }
 
@@ -88,6 +89,7 @@ impl Bucket {
             growth: [const { Mutex::new(()) }; GROWTH_LOCKS],
             usage: Usage::default(),
             uploads: Uploads::default(),
+            watching: Watching::default(),
             jobs,
         }
     }
@@ -116,6 +118,7 @@ impl Bucket {
     pub(crate) fn end(&self) {
         self.is_gone.store(true, Ordering::Release);
         *lock(&self.root) = None;
+        self.watching.end();
     }
 
     /// # Errors

@@ -223,3 +223,125 @@ impl Shared {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+    use tokio::time::timeout;
+
+    fn told(shared: &Shared, after: u64) -> Vec<(u64, Item)> {
+        let ring = shared.ring();
+        let items = ring.after(after).unwrap();
+        items.map(|(number, item)| (number, item.clone())).collect()
+    }
+
+    /// Waits until a change that fits was told after that number.
+    async fn until(shared: &Shared, after: u64, fits: impl Fn(&Item) -> bool) -> u64 {
+        let mut head = shared.head.subscribe();
+        let wait = async {
+            loop {
+                head.borrow_and_update();
+                let mut told = told(shared, after).into_iter();
+                if let Some((number, _)) = told.find(|(_, item)| fits(item)) {
+                    return number;
+                }
+                head.changed().await.unwrap();
+            }
+        };
+        timeout(Duration::from_secs(20), wait).await.unwrap()
+    }
+
+    async fn begin(shared: &Arc<Shared>) -> worker::Begun {
+        let top = FilePath::parse("www").unwrap();
+        let scope = Scope::new(top.clone(), top, true, true);
+        worker::begin(shared, &scope, None).await.unwrap()
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_the_host_could_not_queue_is_told_as_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ["a", "b"].map(|name| dir.path().join(name));
+        files.iter().for_each(|file| fs::write(file, "").unwrap());
+        let root = Root::open(dir.path()).unwrap();
+        let watcher = Watcher::new(
+            BucketRef::parse("www").unwrap(),
+            root,
+            WatchLimits::default(),
+        );
+        let shared = &watcher.shared;
+        let begun = begin(shared).await;
+        let queued = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        let queued: u32 = queued.trim().parse().unwrap();
+        {
+            // The thread cannot tell, and stops reading.
+            let _held = shared.ring();
+            for n in 0..queued + 10_000 {
+                chmod(&files[n as usize % 2], 0o600 | (n & 0o77));
+            }
+            // Of this the host says nothing.
+            fs::create_dir_all(dir.path().join("deep/er")).unwrap();
+        }
+        let mut head = shared.head.subscribe();
+        let missed = async {
+            loop {
+                head.borrow_and_update();
+                let last = shared.ring().head().saturating_sub(1);
+                let mut told = told(shared, last).into_iter();
+                if told.any(|(_, item)| item.what == What::Missed) {
+                    return;
+                }
+                head.changed().await.unwrap();
+            }
+        };
+        timeout(Duration::from_secs(60), missed).await.unwrap();
+        let at = shared.ring().head();
+        fs::write(dir.path().join("deep/er/new"), "").unwrap();
+        let new = FilePath::parse("www/deep/er/new").unwrap();
+        until(shared, at, |item| item.names == new.names()).await;
+        drop(begun);
+    }
+
+    #[tokio::test]
+    async fn a_root_that_is_removed_ends_what_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("top");
+        fs::create_dir(&top).unwrap();
+        let name = BucketRef::parse("www").unwrap();
+        let limits = WatchLimits::default();
+        let watcher = Watcher::new(name, Root::open(&top).unwrap(), limits);
+        let _begun = begin(&watcher.shared).await;
+        fs::remove_dir(&top).unwrap();
+        // Whatever wakes the thread; else it would look in five seconds.
+        let _other = begin(&watcher.shared).await;
+        let is_end = |item: &Item| item.what == What::Removed && item.names.is_empty();
+        until(&watcher.shared, 0, is_end).await;
+    }
+
+    #[tokio::test]
+    async fn nothing_runs_when_nobody_watches() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = WatchLimits {
+            kept: Duration::ZERO,
+            ..WatchLimits::default()
+        };
+        let name = BucketRef::parse("www").unwrap();
+        let watcher = Watcher::new(name, Root::open(dir.path()).unwrap(), limits);
+        for _ in 0..2 {
+            let begun = begin(&watcher.shared).await;
+            assert!(locked(&watcher.shared.worker).is_some());
+            drop(begun);
+            let ended = async {
+                while locked(&watcher.shared.worker).is_some() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(20), ended).await.unwrap();
+        }
+    }
+}

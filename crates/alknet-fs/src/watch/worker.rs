@@ -37,6 +37,8 @@ const RENAME_HALVES_APART: Duration = Duration::from_millis(10);
 const LATER: Duration = Duration::from_millis(20);
 /// Everything is looked at anew at most so often.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The root's own end is told by nobody: it is asked for.
+const ROOT_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 /// Handles that are held while directories are looked through: one for each
 /// level down to this one.
 const HELD_DEPTH_MAX: usize = 32;
@@ -257,6 +259,7 @@ impl Run {
         let is_quiet = events.is_empty();
         self.take(events);
         self.catch_up(is_quiet);
+        self.look_at_root();
         self.look_again_if_unsure();
         self.end_idle()
     }
@@ -271,7 +274,13 @@ impl Run {
             None => Some(Instant::now()),
         };
         let later = (!self.later.is_empty()).then(|| Instant::now() + LATER);
-        let next = idle.into_iter().chain(again).chain(later).min()?;
+        let root = (!self.places.is_empty()).then(|| Instant::now() + ROOT_LOOKED_AT_EVERY);
+        let next = idle
+            .into_iter()
+            .chain(again)
+            .chain(later)
+            .chain(root)
+            .min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -821,6 +830,14 @@ impl Run {
         self.places.retain(|place| !ends(&item, &place.names));
         self.is_untidy |= self.places.len() < before;
         self.shared.tell(item);
+    }
+
+    /// A root that was removed stays open here, so that the host tells nothing.
+    fn look_at_root(&mut self) {
+        let root = self.shared.root.directory();
+        if root.meta().is_ok_and(|meta| meta.links == 0) {
+            self.tell(What::Removed, Vec::new(), Some(FileKind::Directory));
+        }
     }
 
     /// Looks at everything anew if what is known may be wrong, and says that
