@@ -121,15 +121,19 @@ impl Cat<'_> {
             return self.file(&remote, &file).await;
         }
         let mut expansion = Expansion::of(remote.clone(), place);
-        let mut files = Vec::new();
+        let (mut files, mut is_empty) = (Vec::new(), true);
         while let Some(found) = expansion.next().await {
             match found {
                 Ok(found) if found.stat.kind != FileKind::Directory => files.push(found.file),
                 Ok(_) => {}
-                Err(not) => self.failed(&remote, not.error, &not.file).await,
+                Err(not) => {
+                    is_empty = false;
+                    self.failed(&remote, not.error, &not.file).await;
+                }
             }
         }
-        if let (true, Some(file)) = (files.is_empty(), place.literal()) {
+        is_empty &= files.is_empty();
+        if let (true, Some(file)) = (is_empty, place.literal()) {
             return self.file(&remote, &file).await;
         }
         // In the order in which a shell names them.

@@ -227,11 +227,13 @@ impl Listing<'_> {
         let mut expansion = Expansion::of(remote.clone(), place);
         let (mut files, mut directories) = (Vec::new(), Vec::new());
         let (mut count, mut is_sorted) = (0_usize, !self.args.unsorted);
+        let mut has_failed = false;
         self.has_headings = true;
         while let Some(found) = expansion.next().await {
             let found = match found {
                 Ok(found) => found,
                 Err(not) => {
+                    has_failed = true;
                     self.fail(remote, not.error, &not.file).await?;
                     continue;
                 }
@@ -253,7 +255,7 @@ impl Listing<'_> {
                     .await?;
             }
         }
-        if count == 0 {
+        if count == 0 && !has_failed {
             return self.no_match(remote, place).await;
         }
         if is_sorted {

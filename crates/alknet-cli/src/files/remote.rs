@@ -188,7 +188,12 @@ impl<'a> Remote<'a> {
             .message
             .replace(&format!("`{file}`"), &format!("`{}`", self.text(file)));
         let hint = match &*code {
-            "NO_SUCH_BUCKET" => Some(self.near_bucket(file).await),
+            "NO_SUCH_BUCKET" => Some(self.near_bucket(file).await.unwrap_or_else(|| {
+                // No name is near, or none may be told.
+                format!("alknet ls {}:", route_text(&self.route))
+            })),
+            // A bucket that is misspelt is one that nobody granted.
+            "FORBIDDEN" => self.near_bucket(file).await,
             "IS_A_DIRECTORY" => Some(format!("alknet ls {}", quote(&self.text(file)))),
             "DIRECTORY_NOT_EMPTY" => Some(format!("alknet rm -r {}", quote(&self.text(file)))),
             _ => None,
@@ -196,19 +201,19 @@ impl<'a> Remote<'a> {
         told.hint_if(hint)
     }
 
-    /// A bucket whose name is near, or where they are listed.
-    async fn near_bucket(&self, file: &FilePath) -> String {
-        let list = format!("alknet ls {}:", route_text(&self.route));
-        let Ok(buckets) = self.buckets().await else {
-            return list;
-        };
-        let names = buckets.iter().map(|bucket| bucket.name.as_str());
-        match nearest(file.bucket(), names).first() {
-            Some(near) if near != file.bucket() => {
-                format!("did you mean `{}:{near}`?", route_text(&self.route))
-            }
-            _ => list,
+    /// A bucket whose name is near, unless there is one of that name.
+    async fn near_bucket(&self, file: &FilePath) -> Option<String> {
+        let buckets = self.buckets().await.ok()?;
+        let names: Vec<&str> = buckets.iter().map(|bucket| bucket.name.as_str()).collect();
+        if names.contains(&file.bucket()) {
+            return None;
         }
+        let near = nearest(file.bucket(), names);
+        let near = near.first()?;
+        Some(format!(
+            "did you mean `{}:{near}`?",
+            route_text(&self.route)
+        ))
     }
 }
 

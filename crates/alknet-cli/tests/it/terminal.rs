@@ -4,6 +4,7 @@ use crate::program::{PATIENCE, Place, Up, alknet, signal, wait};
 use rustix::{
     process::Signal,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
 };
 use std::{
     fs::File,
@@ -24,8 +25,20 @@ struct OnTerminal {
 }
 
 impl OnTerminal {
-    fn start(mut command: Command) -> Self {
+    fn start(command: Command) -> Self {
+        Self::of_width(command, 0)
+    }
+
+    /// With so many columns; 0 if the terminal does not tell.
+    fn of_width(mut command: Command, columns: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&master, size).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
@@ -166,6 +179,53 @@ fn removal_asks_first() {
     up.run(&["peers", "show", "bob"]).exits(1);
     up.run(&["peers", "add", "bob", "--node-id", &id]).exits(0);
     assert_eq!(remove(&["--yes"]).ended(), Some(0));
+}
+
+#[test]
+fn removal_of_all_that_is_in_a_directory_asks_first() {
+    let up = Up::start();
+    let dir = up.place.data().join("inbox/dir");
+    std::fs::create_dir_all(dir.join("inner")).unwrap();
+    let remove = |words: &[&str]| {
+        let mut command = alknet(up.place.path());
+        command.args(["rm", "-r", ":inbox/dir"]).args(words);
+        OnTerminal::start(command)
+    };
+    let mut no = remove(&[":inbox/d*"]);
+    no.until("remove `:inbox/dir`, `:inbox/d*` with all that is in them? [y/N] ");
+    no.answer("n");
+    assert_eq!(no.ended(), Some(1), "{}", no.seen);
+    assert!(dir.join("inner").exists());
+    let mut yes = remove(&[]);
+    yes.until("[y/N] ");
+    yes.answer("yes");
+    assert_eq!(yes.ended(), Some(0), "{}", yes.seen);
+    assert!(!dir.exists());
+    for unasked in ["--yes", "-f"] {
+        std::fs::create_dir_all(dir.join("inner")).unwrap();
+        assert_eq!(remove(&[unasked]).ended(), Some(0));
+        assert!(!dir.exists());
+    }
+}
+
+#[test]
+fn names_stand_in_columns_on_a_terminal_only() {
+    let up = Up::start();
+    let inbox = up.place.data().join("inbox");
+    for name in ["a", "b", "c\u{1b}[2J"] {
+        std::fs::write(inbox.join(name), "").unwrap();
+    }
+    let list = |words: &[&str]| {
+        let mut command = alknet(up.place.path());
+        command.args(["ls", ":inbox"]).args(words);
+        let mut listing = OnTerminal::of_width(command, 80);
+        assert_eq!(listing.ended(), Some(0));
+        listing.seen.replace('\r', "")
+    };
+    assert_eq!(list(&[]), "a  b  c%1B[2J\n");
+    assert_eq!(list(&["-1"]), "a\nb\nc%1B[2J\n");
+    let piped = up.run(&["ls", ":inbox"]).exits(0).stdout;
+    assert_eq!(piped, "a\nb\nc%1B[2J\n");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod document;
 mod endings;
 mod explain;
 mod faults;
+mod files_basic;
 mod find;
 mod floods;
 mod forward;
