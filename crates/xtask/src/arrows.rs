@@ -78,6 +78,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "alknet-cli",
             "alknet-node",
             "alknet-exec",
+            "alknet-fs",
             "alknet-call",
             "alknet-store",
             "alknet-vault",

@@ -18,6 +18,7 @@ mod resources;
 mod schemas;
 mod tickets;
 mod vault;
+mod walks;
 mod words;
 
 /// A megabyte.
@@ -76,6 +77,7 @@ pub const TARGETS: &[Target] = &[
     backups::BACKUPS,
     vault::VAULT,
     vault::MNEMONIC,
+    walks::WALKS,
 ];
 
 /// Seeds that are texts.

@@ -231,7 +231,12 @@ fn a_file_that_becomes_a_pipe_is_never_waited_for() {
         let top = ground.root.directory();
         let (mut opened, mut refused) = (0, 0);
         while_swapping(&pairs, || {
-            for at in 0..20_000 {
+            for at in 0..60_000 {
+                if top.link(&name("f"), &top, &name("again")).is_ok() {
+                    let again = top.meta_of(&name("again")).unwrap();
+                    assert_eq!(again.kind, FileKind::File);
+                    top.remove_file(&name("again")).unwrap();
+                }
                 let how = match at % 2 {
                     0 => OpenHow::read(),
                     _ => OpenHow::write(Create::Never),
