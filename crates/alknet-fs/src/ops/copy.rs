@@ -165,12 +165,12 @@ impl<'a> Copying<'a> {
         top: &FileStat,
     ) -> Result<Copied, CallError> {
         if self.to.is_within(self.from) {
-            return Err(self.into_itself());
+            return Err(self.refused_within());
         }
         self.make_top(top).await?;
         let real_from = walk.real_top().clone();
         if leads_into(self.files, list, self.to, &real_from).await {
-            return Err(self.into_itself());
+            return Err(self.refused_within());
         }
         let mut reported = Instant::now();
         while let Some(step) = walk.next(list).await {
@@ -197,7 +197,7 @@ impl<'a> Copying<'a> {
         Ok(self.copied)
     }
 
-    fn into_itself(&self) -> CallError {
+    fn refused_within(&self) -> CallError {
         let (from, to) = (self.from, self.to);
         bad_argument(format!("`{from}` cannot be copied into itself, to `{to}`"))
     }
