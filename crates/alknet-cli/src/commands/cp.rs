@@ -33,7 +33,11 @@ pub(crate) struct CpArgs {
 
 pub(crate) async fn run(app: &App, args: CpArgs) -> Result<Exit, Failure> {
     let destination = FilePlace::parse(&args.to)?;
-    let sources = args.sources.iter().map(|one| FilePlace::parse(one)).collect::<Result<Vec<_>, _>>()?;
+    let sources = args
+        .sources
+        .iter()
+        .map(|one| FilePlace::parse(one))
+        .collect::<Result<Vec<_>, _>>()?;
     let is_local = |place: &FilePlace| matches!(place, FilePlace::Local(_));
     if is_local(&destination) && sources.iter().any(is_local) {
         let message = "both are local paths: remote files have a colon, as in `nas:bucket/path`";

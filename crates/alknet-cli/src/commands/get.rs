@@ -35,14 +35,21 @@ pub(crate) async fn run(app: &App, mut args: GetArgs) -> Result<Exit, Failure> {
         args.copy.for_stream()?;
         return cat::run(app, cat::CatArgs::whole(args.places)).await;
     }
-    let mut sources = args.places.iter().map(|one| FilePlace::parse(one)).collect::<Result<Vec<_>, _>>()?;
+    let mut sources = args
+        .places
+        .iter()
+        .map(|one| FilePlace::parse(one))
+        .collect::<Result<Vec<_>, _>>()?;
     let destination = match sources.last() {
         Some(FilePlace::Local(_)) if sources.len() > 1 => sources.pop(),
         _ => None,
     };
     for source in &sources {
         if let FilePlace::Local(path) = source {
-            let message = format!("`{}` is a local path, and `get` fetches remote files", path.display());
+            let message = format!(
+                "`{}` is a local path, and `get` fetches remote files",
+                path.display()
+            );
             return Err(Failure::usage(message).hint("alknet put, or alknet cp"));
         }
     }

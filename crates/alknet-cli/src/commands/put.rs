@@ -37,7 +37,11 @@ pub(crate) async fn run(app: &App, args: PutArgs) -> Result<Exit, Failure> {
         }
         return copy::stdin::put(app, &to, &args.copy).await;
     }
-    let sources = args.files.iter().map(|one| FilePlace::parse(one)).collect::<Result<Vec<_>, _>>()?;
+    let sources = args
+        .files
+        .iter()
+        .map(|one| FilePlace::parse(one))
+        .collect::<Result<Vec<_>, _>>()?;
     for source in &sources {
         if let FilePlace::Remote(place) = source {
             let message = format!("`{place}` is remote, and `put` sends files of this machine");

@@ -1,6 +1,7 @@
 //! What of the entries is there already.
 
 use super::{
+    between,
     entry::{Differs, Entry, Origin, RelPath},
     local_tree::LocalTree,
     remote::Remote,
@@ -30,7 +31,11 @@ pub(super) struct Sorted {
 }
 
 /// Compares everything, and hands on what is to be done.
-pub(super) async fn run(copy: Arc<Copy>, entries: mpsc::Receiver<Entry>, sorted: Sorted) -> Result<(), Trouble> {
+pub(super) async fn run(
+    copy: Arc<Copy>,
+    entries: mpsc::Receiver<Entry>,
+    sorted: Sorted,
+) -> Result<(), Trouble> {
     let mut sort = Sort {
         tree: copy.target.tree(),
         copy: &copy,
@@ -39,7 +44,9 @@ pub(super) async fn run(copy: Arc<Copy>, entries: mpsc::Receiver<Entry>, sorted:
     match &copy.target {
         Target::Local { .. } => sort.here(entries).await,
         Target::Remote { .. } if copy.is_new => sort.nowhere(entries).await,
-        Target::Remote { remote, directory } if copy.is_single => sort.one(remote, directory, entries).await,
+        Target::Remote { remote, directory } if copy.is_single => {
+            sort.one(remote, directory, entries).await
+        }
         Target::Remote { remote, directory } => sort.there(remote, directory, entries).await,
     }
 }
@@ -75,7 +82,11 @@ impl Sort<'_> {
                 match differs {
                     Ok(differs) => self.sort(entry, differs).await?,
                     Err(error) => {
-                        self.copy.report.failed(&entry.path, &Problem::of_root(&error), entry.bytes);
+                        self.copy.report.failed(
+                            &entry.path,
+                            &Problem::of_root(&error),
+                            entry.bytes,
+                        );
                     }
                 }
             }
@@ -98,7 +109,10 @@ impl Sort<'_> {
         mut entries: mpsc::Receiver<Entry>,
     ) -> Result<(), Trouble> {
         while let Some(entry) = entries.recv().await {
-            let file = entry.path.below(directory).map_err(|error| Problem::of_path(&error));
+            let file = entry
+                .path
+                .below(directory)
+                .map_err(|error| Problem::of_path(&error));
             let known = match file {
                 Ok(file) => remote.stat(&file, true).await,
                 Err(problem) => Err(problem.into()),
@@ -173,7 +187,9 @@ impl Sort<'_> {
             }
             lines.push(chunk.bytes);
             loop {
-                let next: Option<Difference> = lines.next_value().map_err(|error| remote.nonsense(&error.to_string()))?;
+                let next: Option<Difference> = lines
+                    .next_value()
+                    .map_err(|error| remote.nonsense(&error.to_string()))?;
                 match next {
                     None => break,
                     Some(Difference::Seen { seen: now }) => {
@@ -230,12 +246,19 @@ impl Sort<'_> {
         let copy = self.copy;
         let args = &copy.args;
         let is_file = entry.kind == FileKind::File;
-        if args.checksum && is_file && !args.dry_run && differs != Some(Differs::Missing) && differs != Some(Differs::Kind) {
+        if args.checksum
+            && is_file
+            && !args.dry_run
+            && differs != Some(Differs::Missing)
+            && differs != Some(Differs::Kind)
+        {
             return self.job(Job::Compare(entry)).await;
         }
         let differs = match differs {
             // Times are not looked at.
-            None | Some(Differs::Attributes) if is_file && !args.trusts_times() => Some(Differs::Content),
+            None | Some(Differs::Attributes) if is_file && !args.trusts_times() => {
+                Some(Differs::Content)
+            }
             differs => differs,
         };
         let Some(differs) = differs else {
@@ -261,10 +284,17 @@ impl Sort<'_> {
         if differs == Differs::Kind && !self.make_way(&entry).await? {
             return Ok(());
         }
-        if is_file && is_by_itself(&entry, copy.is_single) {
+        if is_file
+            && (is_by_itself(&entry, copy.is_single)
+                || between::is_job(&entry, differs, &copy.target))
+        {
             return self.job(Job::Copy(entry)).await;
         }
-        self.sorted.small.send(entry).await.map_err(|_| Trouble::Quiet)
+        self.sorted
+            .small
+            .send(entry)
+            .await
+            .map_err(|_| Trouble::Quiet)
     }
 
     async fn job(&self, job: Job) -> Result<(), Trouble> {
@@ -274,9 +304,11 @@ impl Sort<'_> {
     /// Removes what is of another kind, but nothing that holds something.
     async fn make_way(&mut self, entry: &Entry) -> Result<bool, Trouble> {
         let made = match (entry.kind, &self.copy.target) {
-            (FileKind::Directory, _) => {
-                Err(Problem::new("NOT_A_DIRECTORY", "there is something of that name that is no directory").into())
-            }
+            (FileKind::Directory, _) => Err(Problem::new(
+                "NOT_A_DIRECTORY",
+                "there is something of that name that is no directory",
+            )
+            .into()),
             (_, Target::Remote { remote, directory }) => match entry.path.below(directory) {
                 Ok(file) => {
                     let input = json!({ "file": file.to_string() });
@@ -329,7 +361,9 @@ async fn ask(
             lines.extend_from_slice(&line(&comparison(&entry, trusts_times, preserve)?));
             asked.send(entry).await.map_err(|_| Trouble::Quiet)?;
             if lines.len() >= LINES_BYTES {
-                tx.send(lines.split().freeze()).await.map_err(|_| Trouble::Quiet)?;
+                tx.send(lines.split().freeze())
+                    .await
+                    .map_err(|_| Trouble::Quiet)?;
             }
         }
         // What is looked at together is sent together.
@@ -339,7 +373,11 @@ async fn ask(
     Ok(())
 }
 
-pub(super) fn comparison(entry: &Entry, trusts_times: bool, preserve: bool) -> Result<Comparison, Trouble> {
+pub(super) fn comparison(
+    entry: &Entry,
+    trusts_times: bool,
+    preserve: bool,
+) -> Result<Comparison, Trouble> {
     let path = EntryPath::parse(entry.path.as_str()).map_err(|error| Problem::of_path(&error))?;
     let is_link = entry.kind == FileKind::Symlink;
     let has_time = preserve && !is_link && (trusts_times || entry.kind == FileKind::Directory);

@@ -134,7 +134,11 @@ async fn find(
 }
 
 /// Those whose attributes are others; all, if nobody may say.
-async fn differing(remote: &Remote, directory: &FilePath, batch: Vec<Entry>) -> Result<Vec<Entry>, Trouble> {
+async fn differing(
+    remote: &Remote,
+    directory: &FilePath,
+    batch: Vec<Entry>,
+) -> Result<Vec<Entry>, Trouble> {
     let input = json!({ "file": directory.to_string() });
     let ChannelCall { channel, done, .. } = match remote.open("fs/compare", &input).await {
         Ok(call) => call,
@@ -158,7 +162,10 @@ async fn differing(remote: &Remote, directory: &FilePath, batch: Vec<Entry>) -> 
         while let Ok(Some(chunk)) = rx.recv().await {
             lines.push(chunk.bytes);
             loop {
-                match lines.next_value().map_err(|error| remote.nonsense(&error.to_string()))? {
+                match lines
+                    .next_value()
+                    .map_err(|error| remote.nonsense(&error.to_string()))?
+                {
                     None => break,
                     Some(Difference::Entry { path, .. }) => differing.push(path.to_string()),
                     Some(_) => {}

@@ -55,7 +55,9 @@ impl RelPath {
     pub(super) fn names(&self) -> Vec<FileName> {
         let parts = self.0.split('/').filter(|part| !part.is_empty());
         // Only names were put in.
-        parts.filter_map(|part| FileName::parse(part).ok()).collect()
+        parts
+            .filter_map(|part| FileName::parse(part).ok())
+            .collect()
     }
 
     /// The file itself, in a directory of a bucket.
@@ -147,7 +149,9 @@ mod tests {
 
     #[test]
     fn what_a_peer_names_lies_below_or_is_refused() {
-        for bad in ["..", "a/../b", "/etc", "a//b", "a/", ".", "a/%2F/b", "%00", ""] {
+        for bad in [
+            "..", "a/../b", "/etc", "a//b", "a/", ".", "a/%2F/b", "%00", "",
+        ] {
             assert!(RelPath::parse(bad).is_err(), "{bad}");
         }
         let path = RelPath::parse("a/%62/\u{e9}%ff").unwrap();

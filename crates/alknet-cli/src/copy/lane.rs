@@ -10,9 +10,12 @@ use super::{
     trouble::{Problem, Trouble},
 };
 use crate::node_access::{
-    ByteReceiver, ByteSender, ChannelCall, ChannelDone, Chunk, FileKind, FilePath, SMALL_FILE_BYTES_MAX,
+    ByteReceiver, ByteSender, ChannelCall, ChannelDone, Chunk, FileKind, FilePath,
+    SMALL_FILE_BYTES_MAX,
     root::{OpenHow, RootError},
-    stream::{Answer, EntryPath, EntryRecord, Lines, Record, Request, TreeDecoder, TreeEvent, line},
+    stream::{
+        Answer, EntryPath, EntryRecord, Lines, Record, Request, TreeDecoder, TreeEvent, line,
+    },
 };
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
@@ -46,7 +49,9 @@ pub(super) async fn run(copy: Arc<Copy>, entries: Shared<Entry>) -> Result<(), T
     let putting = async {
         match &copy.target {
             Target::Local { .. } => put_here(&copy, to_put).await,
-            Target::Remote { remote, directory } => put_there(&copy.report, remote, directory, &copy.args, to_put).await,
+            Target::Remote { remote, directory } => {
+                put_there(&copy.report, remote, directory, &copy.args, to_put).await
+            }
         }
     };
     // A failure of the second is the reason for that of the first.
@@ -75,7 +80,11 @@ async fn batch(entries: &Shared<Entry>) -> Vec<Entry> {
 }
 
 /// Reads what is to be put.
-async fn load(copy: &Copy, entries: Shared<Entry>, loaded: mpsc::Sender<Batch>) -> Result<(), Trouble> {
+async fn load(
+    copy: &Copy,
+    entries: Shared<Entry>,
+    loaded: mpsc::Sender<Batch>,
+) -> Result<(), Trouble> {
     let mut reading: Option<Reading> = None;
     loop {
         let batch = batch(&entries).await;
@@ -99,7 +108,9 @@ async fn load(copy: &Copy, entries: Shared<Entry>, loaded: mpsc::Sender<Batch>) 
             ready.extend(blocking(move || read_here(here, &report)).await?);
         }
         while !there.is_empty() {
-            let rest = there.iter().position(|entry| !is_same_base(entry, &there[0]));
+            let rest = there
+                .iter()
+                .position(|entry| !is_same_base(entry, &there[0]));
             let later = there.split_off(rest.unwrap_or(there.len()));
             let session = Reading::on(reading.take(), &there[0]).await?;
             if let Some(mut session) = session {
@@ -138,7 +149,10 @@ fn read_here(entries: Vec<Entry>, report: &Report) -> Batch {
 }
 
 fn read_file(entry: &mut Entry) -> Result<Bytes, Problem> {
-    let Origin::Local { directory, name, .. } = &entry.origin else {
+    let Origin::Local {
+        directory, name, ..
+    } = &entry.origin
+    else {
         return Ok(Bytes::new());
     };
     let read = (|| {
@@ -168,7 +182,9 @@ fn read_file(entry: &mut Entry) -> Result<Bytes, Problem> {
 
 fn is_same_base(one: &Entry, other: &Entry) -> bool {
     match (&one.origin, &other.origin) {
-        (Origin::Remote { base: one, .. }, Origin::Remote { base: other, .. }) => Arc::ptr_eq(one, other),
+        (Origin::Remote { base: one, .. }, Origin::Remote { base: other, .. }) => {
+            Arc::ptr_eq(one, other)
+        }
         _ => false,
     }
 }
@@ -196,7 +212,10 @@ impl Reading {
             reading.end().await?;
         }
         let input = json!({ "file": base.to_string() });
-        let call = remote.open("fs/read-many", &input).await.map_err(|error| remote.of_all(error))?;
+        let call = remote
+            .open("fs/read-many", &input)
+            .await
+            .map_err(|error| remote.of_all(error))?;
         let ChannelCall { channel, done, .. } = call;
         Ok(Some(Self {
             remote: remote.clone(),
@@ -218,7 +237,13 @@ impl Reading {
 
     /// Why the stream ended.
     async fn verdict(self, trouble: Trouble) -> Trouble {
-        let Self { remote, tx, rx, done, .. } = self;
+        let Self {
+            remote,
+            tx,
+            rx,
+            done,
+            ..
+        } = self;
         match trouble {
             Trouble::Quiet => {
                 drop((tx, rx));
@@ -232,15 +257,24 @@ impl Reading {
     }
 
     /// Asks for these files, and takes them.
-    async fn read(&mut self, entries: Vec<Entry>, report: &Report, ready: &mut Batch) -> Result<(), Trouble> {
+    async fn read(
+        &mut self,
+        entries: Vec<Entry>,
+        report: &Report,
+        ready: &mut Batch,
+    ) -> Result<(), Trouble> {
         let mut requests = BytesMut::new();
         for entry in &entries {
             if let Origin::Remote { path, .. } = &entry.origin {
-                let path = EntryPath::parse(path.as_str()).map_err(|error| Problem::of_path(&error))?;
+                let path =
+                    EntryPath::parse(path.as_str()).map_err(|error| Problem::of_path(&error))?;
                 requests.extend_from_slice(&line(&Request { path }));
             }
         }
-        self.tx.send(requests.freeze()).await.map_err(|_| Trouble::Quiet)?;
+        self.tx
+            .send(requests.freeze())
+            .await
+            .map_err(|_| Trouble::Quiet)?;
         for mut entry in entries {
             match self.file(&mut entry).await? {
                 Ok(pieces) => ready.push(Loaded {
@@ -277,7 +311,9 @@ impl Reading {
                 TreeEvent::Bytes(bytes) => Piece::Data(bytes),
                 TreeEvent::Hole(bytes) => Piece::Hole(bytes),
                 TreeEvent::FileEnd => break,
-                TreeEvent::FileBroken(error) => return Ok(Err(Problem::new(&error.code, error.message))),
+                TreeEvent::FileBroken(error) => {
+                    return Ok(Err(Problem::new(&error.code, error.message)));
+                }
                 _ => return Err(self.remote.nonsense("a record within a file")),
             };
             if is_small {
@@ -285,7 +321,10 @@ impl Reading {
             }
         }
         if !is_small {
-            return Ok(Err(Problem::new("FILE_CHANGED", "it grew while it was copied")));
+            return Ok(Err(Problem::new(
+                "FILE_CHANGED",
+                "it grew while it was copied",
+            )));
         }
         entry.bytes = record.bytes;
         entry.mode = record.mode.unwrap_or(entry.mode);
@@ -295,12 +334,22 @@ impl Reading {
 
     async fn event(&mut self) -> Result<TreeEvent, Trouble> {
         loop {
-            let event = self.decoder.next_event().map_err(|error| self.remote.nonsense(&error.to_string()))?;
+            let event = self
+                .decoder
+                .next_event()
+                .map_err(|error| self.remote.nonsense(&error.to_string()))?;
             if let Some(event) = event {
                 return Ok(event);
             }
-            let chunk = self.rx.recv().await.map_err(|_| Trouble::Quiet)?.ok_or(Trouble::Quiet)?;
-            self.decoder.push(chunk).map_err(|error| self.remote.nonsense(&error.to_string()))?;
+            let chunk = self
+                .rx
+                .recv()
+                .await
+                .map_err(|_| Trouble::Quiet)?
+                .ok_or(Trouble::Quiet)?;
+            self.decoder
+                .push(chunk)
+                .map_err(|error| self.remote.nonsense(&error.to_string()))?;
         }
     }
 }
@@ -346,7 +395,10 @@ pub(super) async fn put_there(
     };
     let create = if args.no_clobber { "new" } else { "if-missing" };
     let input = json!({ "file": directory.to_string(), "create": create, "parents": args.parents });
-    let call = remote.open("fs/write-many", &input).await.map_err(|error| remote.of_all(error))?;
+    let call = remote
+        .open("fs/write-many", &input)
+        .await
+        .map_err(|error| remote.of_all(error))?;
     let ChannelCall { channel, done, .. } = call;
     let (sent, waiting) = mpsc::channel(SENT_MAX);
     let preserve = !args.no_preserve;
@@ -392,8 +444,12 @@ async fn send(
             return Ok(());
         }
     };
-    sent.send((entry, is_complete)).await.map_err(|_| Trouble::Quiet)?;
-    tx.send_chunk(Chunk::aux(record.encode())).await.map_err(|_| Trouble::Quiet)?;
+    sent.send((entry, is_complete))
+        .await
+        .map_err(|_| Trouble::Quiet)?;
+    tx.send_chunk(Chunk::aux(record.encode()))
+        .await
+        .map_err(|_| Trouble::Quiet)?;
     for piece in pieces {
         let chunk = match piece {
             Piece::Data(bytes) => Chunk::main(bytes),
@@ -422,7 +478,10 @@ fn record(entry: &Entry, preserve: bool, is_complete: bool) -> Result<Record, Pr
         FileKind::Symlink => Record::Entry(EntryRecord::Symlink {
             path,
             target: entry.target.clone().ok_or_else(|| {
-                Problem::new("LEADS_OUTSIDE", "the link leads out of its bucket: its target is not told")
+                Problem::new(
+                    "LEADS_OUTSIDE",
+                    "the link leads out of its bucket: its target is not told",
+                )
             })?,
         }),
         _ => Record::file(path, entry.bytes, mode, preserve.then_some(entry.mtime)),
@@ -442,7 +501,10 @@ async fn answers(
             continue;
         }
         lines.push(chunk.bytes);
-        while let Some(answer) = lines.next_value::<Answer>().map_err(|error| remote.nonsense(&error.to_string()))? {
+        while let Some(answer) = lines
+            .next_value::<Answer>()
+            .map_err(|error| remote.nonsense(&error.to_string()))?
+        {
             let entry = waiting.recv().await;
             let entry = entry.filter(|(entry, _)| entry.path.as_str() == answer.path.to_string());
             let Some((entry, is_complete)) = entry else {
@@ -456,7 +518,9 @@ async fn answers(
                 Some(error) => {
                     let error = crate::node_access::CallError::domain(error.code, error.message);
                     match remote.of_entry(error) {
-                        Trouble::Entry(problem) => report.failed(&entry.path, &problem, entry.bytes),
+                        Trouble::Entry(problem) => {
+                            report.failed(&entry.path, &problem, entry.bytes)
+                        }
                         other => return Err(other),
                     }
                 }

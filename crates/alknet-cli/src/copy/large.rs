@@ -2,6 +2,7 @@
 //! with holes.
 
 use super::{
+    between,
     entry::{Entry, Origin},
     local_tree::LocalTree,
     piece::Piece,
@@ -60,7 +61,12 @@ pub(super) async fn run(copy: Arc<Copy>, jobs: Shared<Job>) -> Result<(), Troubl
             Some(Job::Copy(entry)) => (entry, Told::default()),
         };
         let copied = copy_one(&copy, &entry, &mut told).await;
-        if settled(&copy.report, &entry, copied, entry.bytes.saturating_sub(told.bytes))? {
+        if settled(
+            &copy.report,
+            &entry,
+            copied,
+            entry.bytes.saturating_sub(told.bytes),
+        )? {
             copy.report.copied(&entry, true);
         }
     }
@@ -73,7 +79,12 @@ struct Told {
 }
 
 /// Whether it was done; what is wrong with this entry alone is told.
-fn settled(report: &Report, entry: &Entry, done: Result<(), Trouble>, left: u64) -> Result<bool, Trouble> {
+fn settled(
+    report: &Report,
+    entry: &Entry,
+    done: Result<(), Trouble>,
+    left: u64,
+) -> Result<bool, Trouble> {
     match done {
         Ok(()) => Ok(true),
         Err(Trouble::Entry(problem)) => {
@@ -90,12 +101,18 @@ async fn set_attributes(copy: &Copy, entry: &Entry) -> Result<(), Trouble> {
     }
     match &copy.target {
         Target::Remote { remote, directory } => {
-            let file = entry.path.below(directory).map_err(|error| Problem::of_path(&error))?;
+            let file = entry
+                .path
+                .below(directory)
+                .map_err(|error| Problem::of_path(&error))?;
             let input = json!({
                 "file": file.to_string(), "follow": false,
                 "mode": entry.copied_mode(), "mtime": entry.mtime,
             });
-            remote.call::<Value>("fs/set-attributes", &input).await.map(drop)
+            remote
+                .call::<Value>("fs/set-attributes", &input)
+                .await
+                .map(drop)
         }
         Target::Local { .. } => {
             let entry = entry.clone();
@@ -111,7 +128,10 @@ async fn set_attributes(copy: &Copy, entry: &Entry) -> Result<(), Trouble> {
 async fn is_same(copy: &Copy, entry: &Entry) -> Result<bool, Trouble> {
     let there = match &copy.target {
         Target::Remote { remote, directory } => {
-            let file = entry.path.below(directory).map_err(|error| Problem::of_path(&error))?;
+            let file = entry
+                .path
+                .below(directory)
+                .map_err(|error| Problem::of_path(&error))?;
             let known = remote.stat(&file, true).await?;
             if known.stat.kind != FileKind::File || known.stat.bytes != entry.bytes {
                 return Ok(false);
@@ -155,11 +175,15 @@ fn digest_file(file: &File, bytes: u64) -> Result<Option<String>, Trouble> {
 /// The same of what is copied.
 async fn digest_of(entry: &Entry, bytes: u64) -> Result<Option<String>, Trouble> {
     match &entry.origin {
-        Origin::Remote { remote, base, path, .. } => {
+        Origin::Remote {
+            remote, base, path, ..
+        } => {
             let file = path.below(base).map_err(|error| Problem::of_path(&error))?;
             remote.digest(&file, bytes).await
         }
-        Origin::Local { directory, name, .. } => {
+        Origin::Local {
+            directory, name, ..
+        } => {
             let (directory, name) = (directory.clone(), name.clone());
             let digest = move || digest_file(&directory.open(&name, &OpenHow::read())?, bytes);
             blocking(digest).await?
@@ -175,11 +199,19 @@ fn resume_key(entry: &Entry) -> String {
         digester.update(text.as_bytes());
     };
     match &entry.origin {
-        Origin::Local { directory, name, .. } => {
+        Origin::Local {
+            directory, name, ..
+        } => {
             let id = directory.id();
             add(&format!("local {} {} {name}", id.device, id.inode));
         }
-        Origin::Remote { remote, base, path, version, .. } => {
+        Origin::Remote {
+            remote,
+            base,
+            path,
+            version,
+            ..
+        } => {
             let steps: Vec<String> = remote.route.iter().map(ToString::to_string).collect();
             add(&steps.join("/"));
             add(&base.to_string());
@@ -193,6 +225,16 @@ fn resume_key(entry: &Entry) -> String {
 
 /// Copies one file.
 async fn copy_one(copy: &Copy, entry: &Entry, told: &mut Told) -> Result<(), Trouble> {
+    if let Some((remote, directory)) = between::is_within(entry, &copy.target) {
+        let to = entry
+            .path
+            .below(directory)
+            .map_err(|error| Problem::of_path(&error))?;
+        between::one(copy, entry, remote, &to).await?;
+        told.bytes = entry.bytes;
+        copy.report.moved(entry.bytes);
+        return Ok(());
+    }
     let key = (entry.bytes >= RESUME_BYTES_MIN).then(|| resume_key(entry));
     let mut sink = Sink::open(copy, entry, key.as_deref()).await?;
     let done = fill(copy, entry, &mut sink, told).await;
@@ -211,7 +253,10 @@ async fn fill(copy: &Copy, entry: &Entry, sink: &mut Sink, told: &mut Told) -> R
             kept.is_some() && kept == digest_of(entry, offset).await?
         };
         if goes_on {
-            copy.report.detail(&format!("`{}`: goes on at byte {offset}", entry.path.as_str()));
+            copy.report.detail(&format!(
+                "`{}`: goes on at byte {offset}",
+                entry.path.as_str()
+            ));
         } else {
             sink.rewind().await?;
             offset = 0;
@@ -255,7 +300,10 @@ fn changed() -> Problem {
 
 /// Reads a file of this machine, holes and all. Blocks.
 fn read_here(entry: &Entry, offset: u64, pieces: &mpsc::Sender<Piece>) -> Result<(), Trouble> {
-    let Origin::Local { directory, name, .. } = &entry.origin else {
+    let Origin::Local {
+        directory, name, ..
+    } = &entry.origin
+    else {
         return Ok(());
     };
     let file = directory.open(name, &OpenHow::read())?;
@@ -273,7 +321,9 @@ fn read_here(entry: &Entry, offset: u64, pieces: &mpsc::Sender<Piece>) -> Result
         at = start;
         let end = data.end.min(entry.bytes);
         while at < end {
-            let len = usize::try_from(end - at).unwrap_or(READ_BYTES).min(READ_BYTES);
+            let len = usize::try_from(end - at)
+                .unwrap_or(READ_BYTES)
+                .min(READ_BYTES);
             let mut buffer = vec![0; len];
             let read = file.read_at(&mut buffer, at)?;
             if read == 0 {
@@ -293,8 +343,19 @@ fn read_here(entry: &Entry, offset: u64, pieces: &mpsc::Sender<Piece>) -> Result
 }
 
 /// Reads a file of a bucket, holes and all.
-async fn read_there(entry: &Entry, offset: u64, pieces: mpsc::Sender<Piece>) -> Result<(), Trouble> {
-    let Origin::Remote { remote, base, path, version, .. } = &entry.origin else {
+async fn read_there(
+    entry: &Entry,
+    offset: u64,
+    pieces: mpsc::Sender<Piece>,
+) -> Result<(), Trouble> {
+    let Origin::Remote {
+        remote,
+        base,
+        path,
+        version,
+        ..
+    } = &entry.origin
+    else {
         return Ok(());
     };
     if offset == entry.bytes {
@@ -304,18 +365,26 @@ async fn read_there(entry: &Entry, offset: u64, pieces: mpsc::Sender<Piece>) -> 
     let input = json!({
         "file": file.to_string(), "offset": offset, "sparse": true, "if_version": version,
     });
-    let call = remote.open("fs/read", &input).await.map_err(|error| remote.of_entry(error))?;
+    let call = remote
+        .open("fs/read", &input)
+        .await
+        .map_err(|error| remote.of_entry(error))?;
     let ChannelCall { channel, done, .. } = call;
     let mut rx = channel.rx;
     let mut holes = HoleDecoder::new();
     let mut left = entry.bytes - offset;
     while let Ok(Some(chunk)) = rx.recv().await {
-        for piece in holes.pieces(chunk).map_err(|error| remote.nonsense(&error.to_string()))? {
+        for piece in holes
+            .pieces(chunk)
+            .map_err(|error| remote.nonsense(&error.to_string()))?
+        {
             let piece = match piece {
                 Coming::Bytes(bytes) => Piece::Data(bytes),
                 Coming::Hole(bytes) => Piece::Hole(bytes),
             };
-            left = left.checked_sub(piece.bytes()).ok_or_else(|| remote.nonsense("more bytes than the file has"))?;
+            left = left
+                .checked_sub(piece.bytes())
+                .ok_or_else(|| remote.nonsense("more bytes than the file has"))?;
             pieces.send(piece).await.map_err(|_| Trouble::Quiet)?;
         }
     }
@@ -347,7 +416,10 @@ impl Sink {
     async fn open(copy: &Copy, entry: &Entry, key: Option<&str>) -> Result<Self, Trouble> {
         match &copy.target {
             Target::Remote { remote, directory } => {
-                let file = entry.path.below(directory).map_err(|error| Problem::of_path(&error))?;
+                let file = entry
+                    .path
+                    .below(directory)
+                    .map_err(|error| Problem::of_path(&error))?;
                 Self::open_there(copy, entry, remote, &file, key).await
             }
             Target::Local { .. } => {
@@ -356,7 +428,9 @@ impl Sink {
                 };
                 let (entry, key) = (entry.clone(), key.map(str::to_owned));
                 let begun = blocking(move || {
-                    let key = key.as_deref().map_or(PartialKey::Once, |key| PartialKey::Resumable(key.as_bytes()));
+                    let key = key.as_deref().map_or(PartialKey::Once, |key| {
+                        PartialKey::Resumable(key.as_bytes())
+                    });
                     tree.begin(&entry, key).map(|partial| (tree, partial))
                 });
                 let (tree, partial) = begun.await??;
@@ -379,7 +453,8 @@ impl Sink {
         if copy.args.no_clobber {
             input["create"] = json!("new");
         }
-        if copy.args.parents {
+        // Its directory may be on its way in another stream.
+        if copy.args.parents || entry.path.as_str().contains('/') {
             input["parents"] = json!(true);
         }
         if !copy.args.no_preserve {
@@ -389,8 +464,16 @@ impl Sink {
         if let Some(key) = key {
             input["resume"] = json!(key);
         }
-        let call = remote.open("fs/write", &input).await.map_err(|error| remote.of_entry(error))?;
-        let ChannelCall { channel, done, reply, .. } = call;
+        let call = remote
+            .open("fs/write", &input)
+            .await
+            .map_err(|error| remote.of_entry(error))?;
+        let ChannelCall {
+            channel,
+            done,
+            reply,
+            ..
+        } = call;
         let opening: Value = reply.into_value().map_err(|error| remote.of_all(error))?;
         Ok(Self::There(Box::new(Writing {
             remote: remote.clone(),
@@ -400,7 +483,10 @@ impl Sink {
             control_rx: channel.control_rx,
             done,
             offset: opening.get("offset").and_then(Value::as_u64).unwrap_or(0),
-            kept: opening.get("blake3").and_then(Value::as_str).map(str::to_owned),
+            kept: opening
+                .get("blake3")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
         })))
     }
 
@@ -415,7 +501,9 @@ impl Sink {
     async fn digest(&mut self, bytes: u64) -> Result<Option<String>, Trouble> {
         match self {
             Self::There(writing) => Ok(writing.kept.clone()),
-            Self::Here { partial, .. } => with(partial, move |partial| digest_file(partial.file(), bytes)).await,
+            Self::Here { partial, .. } => {
+                with(partial, move |partial| digest_file(partial.file(), bytes)).await
+            }
         }
     }
 
@@ -443,7 +531,11 @@ impl Sink {
                     Piece::Data(bytes) => Chunk::main(bytes),
                     Piece::Hole(bytes) => hole_chunk(bytes),
                 };
-                writing.tx.send_chunk(chunk).await.map_err(|_| Trouble::Quiet)
+                writing
+                    .tx
+                    .send_chunk(chunk)
+                    .await
+                    .map_err(|_| Trouble::Quiet)
             }
             Self::Here { partial, .. } => {
                 let write = move |partial: &mut Partial| match piece {
@@ -466,7 +558,14 @@ impl Sink {
                 Ok(())
             }
             Self::There(writing) => {
-                let Writing { remote, mut tx, done, rx, control_tx, .. } = *writing;
+                let Writing {
+                    remote,
+                    mut tx,
+                    done,
+                    rx,
+                    control_tx,
+                    ..
+                } = *writing;
                 tx.end();
                 let ended = done.await;
                 drop((rx, control_tx, copy));
@@ -479,7 +578,9 @@ impl Sink {
     async fn verdict(self, trouble: Trouble) -> Trouble {
         match (self, trouble) {
             (Self::There(writing), Trouble::Quiet) => {
-                let Writing { remote, tx, done, .. } = *writing;
+                let Writing {
+                    remote, tx, done, ..
+                } = *writing;
                 drop(tx);
                 match done.await {
                     Err(error) => remote.of_entry(error),

@@ -5,12 +5,12 @@ use super::{
     entry::{Differs, Entry, RelPath},
     trouble::{Problem, Trouble},
 };
+use crate::node_access::{FileAttributes, SetTime};
 use crate::node_access::{
     FileKind, FileName,
     root::{Commit, Directory, Meta, Partial, PartialKey, Place, Root, RootError},
     unescape_name,
 };
-use crate::node_access::{FileAttributes, SetTime};
 
 /// How entries are put there.
 #[derive(Clone, Copy, Debug)]
@@ -39,11 +39,17 @@ impl LocalTree {
     }
 
     /// In what an entry differs from what is there; nothing if in nothing.
-    pub(super) fn differs(&mut self, entry: &Entry, trusts_times: bool) -> Result<Option<Differs>, RootError> {
+    pub(super) fn differs(
+        &mut self,
+        entry: &Entry,
+        trusts_times: bool,
+    ) -> Result<Option<Differs>, RootError> {
         let names = entry.path.names();
         let found = match names.split_last() {
             None => self.root.directory().meta(),
-            Some((name, above)) => self.directory(above, false).and_then(|directory| directory.meta_of(name)),
+            Some((name, above)) => self
+                .directory(above, false)
+                .and_then(|directory| directory.meta_of(name)),
         };
         let meta = match found {
             Ok(meta) => meta,
@@ -58,10 +64,14 @@ impl LocalTree {
         let has_attributes = !self.options.preserve || meta.mode & 0o777 == entry.copied_mode();
         let has_time = meta.modified == entry.mtime;
         Ok(match entry.kind {
-            FileKind::File if meta.bytes != entry.bytes || !trusts_times || !has_time => Some(Differs::Content),
+            FileKind::File if meta.bytes != entry.bytes || !trusts_times || !has_time => {
+                Some(Differs::Content)
+            }
             FileKind::Directory if self.options.preserve && !has_time => Some(Differs::Attributes),
             FileKind::Symlink => {
-                let is_same = self.target(&names).is_ok_and(|target| Some(target) == entry_target(entry));
+                let is_same = self
+                    .target(&names)
+                    .is_ok_and(|target| Some(target) == entry_target(entry));
                 (!is_same).then_some(Differs::Content)
             }
             _ if !has_attributes => Some(Differs::Attributes),
@@ -77,7 +87,11 @@ impl LocalTree {
     }
 
     /// The directory of these names, made if that is wanted.
-    pub(super) fn directory(&mut self, names: &[FileName], make: bool) -> Result<Directory, RootError> {
+    pub(super) fn directory(
+        &mut self,
+        names: &[FileName],
+        make: bool,
+    ) -> Result<Directory, RootError> {
         if let Some((last, directory)) = &self.last
             && last == names
         {
@@ -128,7 +142,10 @@ impl LocalTree {
     /// Makes a link; another one in its place goes.
     pub(super) fn make_link(&mut self, entry: &Entry) -> Result<(), Problem> {
         let target = entry_target(entry).ok_or_else(|| {
-            Problem::new("LEADS_OUTSIDE", "the link leads out of the bucket: its target is not told")
+            Problem::new(
+                "LEADS_OUTSIDE",
+                "the link leads out of the bucket: its target is not told",
+            )
         })?;
         let made = (|| {
             let (directory, name) = self.above(&entry.path)?;
@@ -149,15 +166,20 @@ impl LocalTree {
             Ok(())
         })();
         made.map_err(|error: RootError| match error {
-            RootError::LeadsOut => {
-                Problem::new("LEADS_OUTSIDE", "the link would lead out of the directory that is copied into")
-            }
+            RootError::LeadsOut => Problem::new(
+                "LEADS_OUTSIDE",
+                "the link would lead out of the directory that is copied into",
+            ),
             error => Problem::of_root(&error),
         })
     }
 
     /// Begins a file, or goes on with one.
-    pub(super) fn begin(&mut self, entry: &Entry, key: PartialKey<'_>) -> Result<Partial, RootError> {
+    pub(super) fn begin(
+        &mut self,
+        entry: &Entry,
+        key: PartialKey<'_>,
+    ) -> Result<Partial, RootError> {
         let (directory, name) = self.above(&entry.path)?;
         directory.partial(&name, key)
     }
@@ -187,7 +209,11 @@ impl LocalTree {
     }
 
     /// Puts a small file.
-    pub(super) fn put(&mut self, entry: &Entry, pieces: &[super::piece::Piece]) -> Result<(), RootError> {
+    pub(super) fn put(
+        &mut self,
+        entry: &Entry,
+        pieces: &[super::piece::Piece],
+    ) -> Result<(), RootError> {
         let mut partial = self.begin(entry, PartialKey::Once)?;
         for piece in pieces {
             match piece {

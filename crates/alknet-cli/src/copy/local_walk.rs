@@ -47,7 +47,9 @@ pub(super) struct WalkOptions {
 /// Finds what a path of this machine names. Blocks.
 pub(super) fn find(path: &Path, prefix: RelPath, follow: bool) -> Result<LocalSource, RootError> {
     let is_inside = path.as_os_str().as_bytes().ends_with(b"/.") || path.file_name().is_none();
-    let is_link = path.symlink_metadata().map(|meta| meta.file_type().is_symlink())?;
+    let is_link = path
+        .symlink_metadata()
+        .map(|meta| meta.file_type().is_symlink())?;
     let ends_with_slash = path.as_os_str().as_bytes().ends_with(b"/");
     let resolved = match is_inside || (is_link && (follow || ends_with_slash)) {
         true => path.canonicalize()?,
@@ -92,7 +94,11 @@ pub(super) fn walk(
         entries,
         levels: Vec::new(),
     };
-    let host = source.path.canonicalize().ok().filter(|_| options.dereference);
+    let host = source
+        .path
+        .canonicalize()
+        .ok()
+        .filter(|_| options.dereference);
     match (source.meta.kind, &source.name) {
         (FileKind::Directory, name) => {
             let entered = match name {
@@ -100,7 +106,9 @@ pub(super) fn walk(
                 None => Ok(source.directory.clone()),
             };
             match entered {
-                Ok(directory) => walk.enter(source.prefix.clone(), directory, &source.meta, host)?,
+                Ok(directory) => {
+                    walk.enter(source.prefix.clone(), directory, &source.meta, host)?
+                }
                 Err(error) => walk.failed(&source.prefix, &Problem::of_root(&error)),
             }
         }
@@ -167,7 +175,13 @@ impl Walk<'_> {
     }
 
     /// Goes on in a directory.
-    fn enter(&mut self, path: RelPath, directory: Directory, meta: &Meta, host: Option<PathBuf>) -> Result<(), Trouble> {
+    fn enter(
+        &mut self,
+        path: RelPath,
+        directory: Directory,
+        meta: &Meta,
+        host: Option<PathBuf>,
+    ) -> Result<(), Trouble> {
         // The name is not needed: nothing is read of a directory.
         self.send(Entry {
             path: path.clone(),
@@ -203,14 +217,19 @@ impl Walk<'_> {
             return Ok(());
         };
         let path = level.path.child(name);
-        let host = level.host.as_ref().map(|host| host.join(OsStr::from_bytes(name.as_bytes())));
+        let host = level
+            .host
+            .as_ref()
+            .map(|host| host.join(OsStr::from_bytes(name.as_bytes())));
         match meta.kind {
             FileKind::Directory => match level.directory.enter(name) {
                 Ok(directory) => self.enter(path, directory, meta, host)?,
                 Err(error) => self.failed(&path, &Problem::of_root(&error)),
             },
             FileKind::Symlink if self.options.dereference => {
-                let led = host.ok_or(RootError::Changed).and_then(|host| self.led(&host, path.clone()));
+                let led = host
+                    .ok_or(RootError::Changed)
+                    .and_then(|host| self.led(&host, path.clone()));
                 match led {
                     Ok(found) => self.follow(found, path)?,
                     Err(error) => self.failed(&path, &Problem::of_root(&error)),
@@ -252,7 +271,13 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn tell(&self, directory: &Directory, name: &FileName, path: RelPath, meta: &Meta) -> Result<(), Trouble> {
+    fn tell(
+        &self,
+        directory: &Directory,
+        name: &FileName,
+        path: RelPath,
+        meta: &Meta,
+    ) -> Result<(), Trouble> {
         if self.options.directories_only {
             return Ok(());
         }
@@ -288,7 +313,9 @@ impl Walk<'_> {
     }
 
     fn send(&self, entry: Entry) -> Result<(), Trouble> {
-        self.entries.blocking_send(entry).map_err(|_| Trouble::Quiet)
+        self.entries
+            .blocking_send(entry)
+            .map_err(|_| Trouble::Quiet)
     }
 }
 

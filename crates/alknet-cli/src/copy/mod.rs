@@ -7,6 +7,7 @@
 //! where they were cut. When a connection is lost, another attempt finds what
 //! is there already.
 
+mod between;
 mod compare;
 mod directories;
 mod entry;
@@ -58,7 +59,12 @@ const WAIT_MAX: Duration = Duration::from_secs(8);
 pub(crate) async fn run(app: &App, request: Request) -> Result<Exit, Failure> {
     descriptors::raise_limit();
     let args = &request.args;
-    let report = Arc::new(Report::new(app.out, app.verbose > 0, args.dry_run, args.progress));
+    let report = Arc::new(Report::new(
+        app.out,
+        app.verbose > 0,
+        args.dry_run,
+        args.progress,
+    ));
     let ticking = {
         let report = report.clone();
         tokio::spawn(async move {
@@ -89,10 +95,12 @@ pub(crate) async fn run(app: &App, request: Request) -> Result<Exit, Failure> {
         Err(mut failure) => {
             if attempts.is_planned {
                 let sums = report.finish()?;
-                if failure.exit == Exit::NOT_ALLOWED && sums != Sums::default() && has_copied(&sums) {
+                if failure.exit == Exit::NOT_ALLOWED && sums != Sums::default() && has_copied(&sums)
+                {
                     failure.exit = Exit::FAILED;
                 }
-                if attempts.shape == Some(Shape::As) && args.recursive && !args.no_target_directory {
+                if attempts.shape == Some(Shape::As) && args.recursive && !args.no_target_directory
+                {
                     failure = failure.hint("the same command with -T goes on");
                 }
             }
@@ -112,12 +120,18 @@ fn exit_of(sums: &Sums, _: crate::output::Out) -> Result<Exit, Failure> {
     }
 }
 
-async fn attempt(app: &App, request: &Request, report: &Arc<Report>, attempts: &mut Attempts) -> Result<(), Trouble> {
+async fn attempt(
+    app: &App,
+    request: &Request,
+    report: &Arc<Report>,
+    attempts: &mut Attempts,
+) -> Result<(), Trouble> {
     let mut shape = attempts.shape;
     attempts.moved = report.moved_so_far();
-    let copy = plan(app, request, report, &mut shape).await?;
+    let mut copy = plan(app, request, report, &mut shape).await?;
     attempts.shape = shape;
     attempts.is_planned = true;
+    between::run(app, &mut copy).await?;
     stage::run(&Arc::new(copy)).await
 }
 
@@ -145,7 +159,9 @@ impl Attempts {
                 let error = CallError::domain(problem.code, problem.message);
                 return Err(Failure::call(&error).naming_domain_code());
             }
-            Trouble::Quiet => return Err(Failure::local("a part of the copy ended without a reason")),
+            Trouble::Quiet => {
+                return Err(Failure::local("a part of the copy ended without a reason"));
+            }
         };
         // What was never reached is not lost.
         if !self.is_planned {
@@ -161,7 +177,9 @@ impl Attempts {
             failure.exit = Exit::UNREACHABLE;
             return Err(failure);
         }
-        let wait = self.wait.map_or(WAIT_FIRST, |wait| (wait * 2).min(WAIT_MAX));
+        let wait = self
+            .wait
+            .map_or(WAIT_FIRST, |wait| (wait * 2).min(WAIT_MAX));
         self.wait = Some(wait);
         let wait = asked.map_or(wait, |asked| asked.max(wait).min(TRY_FOR));
         report.note(&format!("{}; trying again", failure.message));

@@ -65,7 +65,9 @@ impl CopyArgs {
     /// Refuses what makes no sense for one stream of bytes.
     pub(crate) fn for_stream(&self) -> Result<(), Failure> {
         match self.recursive || self.dry_run {
-            true => Err(Failure::usage("`-` is one stream of bytes: neither a directory nor a trial")),
+            true => Err(Failure::usage(
+                "`-` is one stream of bytes: neither a directory nor a trial",
+            )),
             false => Ok(()),
         }
     }

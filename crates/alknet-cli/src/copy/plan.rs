@@ -14,7 +14,11 @@ use super::{
 use crate::{
     app::App,
     failure::Failure,
-    files::{FilePlace, RemotePlace, expand::Expansion, text::{place_text, shown}},
+    files::{
+        FilePlace, RemotePlace,
+        expand::Expansion,
+        text::{place_text, shown},
+    },
     node_access::{CallOptions, FileKind, FileName, FilePath, Route, root::Root},
 };
 use serde_json::{Value, json};
@@ -84,11 +88,17 @@ pub(super) async fn plan(
     for one in named {
         let text = one.to_string();
         let prefix = match shape {
-            Shape::As => destination.name.clone().map_or(RelPath::top(), |name| RelPath::of(&[name])),
+            Shape::As => destination
+                .name
+                .clone()
+                .map_or(RelPath::top(), |name| RelPath::of(&[name])),
             Shape::Into => own_name(&one)?,
         };
         if shape == Shape::Into && !prefix.is_top() && !seen.insert(prefix.clone()) {
-            let message = format!("`{text}`: another source has the name `{}` too", shown(prefix.as_str()));
+            let message = format!(
+                "`{text}`: another source has the name `{}` too",
+                shown(prefix.as_str())
+            );
             return Err(Failure::usage(message).into());
         }
         match find(app, one, prefix, args).await {
@@ -178,9 +188,15 @@ impl Destination {
                     _ => match remote(app, &place.route).await?.stat(&file, true).await {
                         Ok(known) if known.stat.kind == FileKind::Directory => There::Directory,
                         Ok(_) => There::Other,
-                        Err(Trouble::Entry(problem)) if problem.code == "NO_SUCH_FILE" => There::Nothing,
-                        Err(Trouble::Entry(problem)) if problem.code == "FORBIDDEN" => There::Unknown,
-                        Err(Trouble::Entry(problem)) => return Err(failure(&place_text(&place.route, &file), &problem).into()),
+                        Err(Trouble::Entry(problem)) if problem.code == "NO_SUCH_FILE" => {
+                            There::Nothing
+                        }
+                        Err(Trouble::Entry(problem)) if problem.code == "FORBIDDEN" => {
+                            There::Unknown
+                        }
+                        Err(Trouble::Entry(problem)) => {
+                            return Err(failure(&place_text(&place.route, &file), &problem).into());
+                        }
                         Err(other) => return Err(other),
                     },
                 };
@@ -198,13 +214,18 @@ impl Destination {
         let wants_directory = sources > 1 || self.is_directory;
         if args.no_target_directory {
             return match sources > 1 {
-                true => Err(Failure::usage("-T takes one source: the destination is the name of its copy").into()),
+                true => Err(Failure::usage(
+                    "-T takes one source: the destination is the name of its copy",
+                )
+                .into()),
                 false => Ok(Shape::As),
             };
         }
         let refuse = |what: &str| {
             let failure = Failure::usage(format!("`{}` {what}", self.place));
-            Err(failure.hint("--parents makes the directories of the destination").into())
+            Err(failure
+                .hint("--parents makes the directories of the destination")
+                .into())
         };
         match self.there {
             There::Directory => Ok(Shape::Into),
@@ -234,7 +255,8 @@ impl Destination {
                 let makes = args.parents && !args.dry_run;
                 let opened = blocking(move || {
                     if makes {
-                        std::fs::create_dir_all(&directory).map_err(|error| Failure::io("make", &directory, &error))?;
+                        std::fs::create_dir_all(&directory)
+                            .map_err(|error| Failure::io("make", &directory, &error))?;
                     }
                     match Root::open(&directory) {
                         Ok(root) => Ok(root),
@@ -263,7 +285,9 @@ impl Destination {
                     match remote.call::<Value>("fs/mkdir", &input).await {
                         Ok(_) => {}
                         Err(Trouble::Entry(problem)) => {
-                            return Err(failure(&place_text(&place.route, &directory), &problem).into());
+                            return Err(
+                                failure(&place_text(&place.route, &directory), &problem).into()
+                            );
                         }
                         Err(other) => return Err(other),
                     }
@@ -292,7 +316,10 @@ fn look(path: &Path) -> std::io::Result<(PathBuf, There)> {
 }
 
 fn failure(what: &str, problem: &Problem) -> Failure {
-    let error = crate::node_access::CallError::domain(problem.code.clone(), format!("`{what}`: {}", problem.message));
+    let error = crate::node_access::CallError::domain(
+        problem.code.clone(),
+        format!("`{what}`: {}", problem.message),
+    );
     Failure::call(&error).naming_domain_code()
 }
 
@@ -308,7 +335,8 @@ fn own_name(place: &FilePlace) -> Result<RelPath, Failure> {
         }
         FilePlace::Local(path) => {
             let bytes = path.as_os_str().as_bytes();
-            let is_content = matches!(bytes, b"." | b"..") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..");
+            let is_content =
+                matches!(bytes, b"." | b"..") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..");
             match path.file_name() {
                 Some(name) if !is_content => FileName::new(name.as_bytes()).ok(),
                 _ => None,
@@ -319,7 +347,11 @@ fn own_name(place: &FilePlace) -> Result<RelPath, Failure> {
 }
 
 /// The sources, patterns replaced by what they mean.
-async fn expand(app: &App, request: &Request, report: &Arc<Report>) -> Result<Vec<FilePlace>, Trouble> {
+async fn expand(
+    app: &App,
+    request: &Request,
+    report: &Arc<Report>,
+) -> Result<Vec<FilePlace>, Trouble> {
     let mut named = Vec::new();
     for source in &request.sources {
         let FilePlace::Remote(place) = source else {
@@ -337,7 +369,9 @@ async fn expand(app: &App, request: &Request, report: &Arc<Report>) -> Result<Ve
         while let Some(found) = expansion.next().await {
             match found {
                 Ok(found) => files.push(found.file),
-                Err(not) if super::trouble::is_passing(&not.error) => return Err(Trouble::Lost(not.error)),
+                Err(not) if super::trouble::is_passing(&not.error) => {
+                    return Err(Trouble::Lost(not.error));
+                }
                 Err(not) => {
                     let problem = Problem::new(&not.error.code, not.error.message);
                     report.failed_at(&place_text(&place.route, &not.file), &problem, 0);
@@ -348,9 +382,14 @@ async fn expand(app: &App, request: &Request, report: &Arc<Report>) -> Result<Ve
         files.dedup();
         match (files.is_empty(), place.literal()) {
             // A name that only looks like a pattern, or nothing.
-            (true, Some(file)) => named.push(FilePlace::Remote(RemotePlace::of(place.route.clone(), &file))),
+            (true, Some(file)) => named.push(FilePlace::Remote(RemotePlace::of(
+                place.route.clone(),
+                &file,
+            ))),
             _ => {
-                let places = files.iter().map(|file| RemotePlace::of(place.route.clone(), file));
+                let places = files
+                    .iter()
+                    .map(|file| RemotePlace::of(place.route.clone(), file));
                 named.extend(places.map(FilePlace::Remote));
             }
         }
@@ -358,12 +397,19 @@ async fn expand(app: &App, request: &Request, report: &Arc<Report>) -> Result<Ve
     Ok(named)
 }
 
-async fn find(app: &App, place: FilePlace, prefix: RelPath, args: &CopyArgs) -> Result<Source, Trouble> {
+async fn find(
+    app: &App,
+    place: FilePlace,
+    prefix: RelPath,
+    args: &CopyArgs,
+) -> Result<Source, Trouble> {
     match place {
         FilePlace::Local(path) => {
             let follow = !args.keeps_named_links();
             let found = blocking(move || local_walk::find(&path, prefix, follow)).await?;
-            found.map(Source::Local).map_err(|error| Problem::of_root(&error).into())
+            found
+                .map(Source::Local)
+                .map_err(|error| Problem::of_root(&error).into())
         }
         FilePlace::Remote(place) => {
             let remote = remote(app, &place.route).await?;

@@ -63,7 +63,11 @@ impl Line {
     }
 
     pub(super) fn draw(&mut self, now: &Shown) {
-        let every = if self.is_terminal { DRAW_EVERY } else { PRINT_EVERY };
+        let every = if self.is_terminal {
+            DRAW_EVERY
+        } else {
+            PRINT_EVERY
+        };
         if self.told.is_some_and(|at| at.elapsed() < every) {
             return;
         }
@@ -100,7 +104,11 @@ impl Line {
         let over = now.seconds - seconds;
         match over > 0.0 {
             // Exact enough for a rate.
-            #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            #[allow(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss
+            )]
             true => (now.moved.saturating_sub(moved) as f64 / over) as u64,
             false => 0,
         }
@@ -123,7 +131,11 @@ fn text(now: &Shown, rate: u64) -> String {
                 bytes_text(now.bytes),
                 bytes_text(bytes)
             ));
-            parts.push(format!("{} of {} files", grouped(now.files), grouped(files)));
+            parts.push(format!(
+                "{} of {} files",
+                grouped(now.files),
+                grouped(files)
+            ));
         }
         None => {
             parts.push(format!("{} (counting)", bytes_text(now.bytes)));

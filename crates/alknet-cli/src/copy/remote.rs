@@ -7,7 +7,8 @@ use super::{
     trouble::{Problem, Trouble, of_all, of_entry},
 };
 use crate::node_access::{
-    CallError, ChannelCall, ErrorCode, FileKind, FilePath, FileStat, FileTime, Opener, Route, Subscription,
+    CallError, ChannelCall, ErrorCode, FileKind, FilePath, FileStat, FileTime, Opener, Route,
+    Subscription,
 };
 use futures::StreamExt;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -42,14 +43,22 @@ pub(super) struct Known {
 
 impl Remote {
     /// Calls about one entry.
-    pub(super) async fn call<T: DeserializeOwned>(&self, operation: &str, input: &Value) -> Result<T, Trouble> {
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        input: &Value,
+    ) -> Result<T, Trouble> {
         let answered = self.patiently(operation, input).await;
         let value = answered.map_err(|error| self.of_entry(error))?;
         serde_json::from_value(value).map_err(|error| self.nonsense(&error.to_string()))
     }
 
     /// Makes a call again that came too soon.
-    pub(super) async fn patiently(&self, operation: &str, input: &Value) -> Result<Value, CallError> {
+    pub(super) async fn patiently(
+        &self,
+        operation: &str,
+        input: &Value,
+    ) -> Result<Value, CallError> {
         let mut tries = 1;
         loop {
             match self.opener.call(operation, input).await {
@@ -62,7 +71,11 @@ impl Remote {
         }
     }
 
-    pub(super) async fn open(&self, operation: &str, input: &Value) -> Result<ChannelCall, CallError> {
+    pub(super) async fn open(
+        &self,
+        operation: &str,
+        input: &Value,
+    ) -> Result<ChannelCall, CallError> {
         let mut tries = 1;
         loop {
             match self.opener.open(operation, input).await {
@@ -89,14 +102,25 @@ impl Remote {
     }
 
     pub(super) async fn stat(&self, file: &FilePath, follow: bool) -> Result<Known, Trouble> {
-        self.call("fs/stat", &json!({ "file": file.to_string(), "follow": follow })).await
+        self.call(
+            "fs/stat",
+            &json!({ "file": file.to_string(), "follow": follow }),
+        )
+        .await
     }
 
     /// BLAKE3 of the first bytes of a file.
-    pub(super) async fn digest(&self, file: &FilePath, bytes: u64) -> Result<Option<String>, Trouble> {
+    pub(super) async fn digest(
+        &self,
+        file: &FilePath,
+        bytes: u64,
+    ) -> Result<Option<String>, Trouble> {
         let input = json!({ "file": file.to_string(), "algorithms": ["blake3"], "offset": 0, "bytes": bytes });
         let answer: Value = self.call("fs/digest", &input).await?;
-        Ok(answer.pointer("/digests/blake3").and_then(Value::as_str).map(str::to_owned))
+        Ok(answer
+            .pointer("/digests/blake3")
+            .and_then(Value::as_str)
+            .map(str::to_owned))
     }
 }
 
@@ -160,7 +184,13 @@ pub(super) async fn walk(
     };
     let base = Arc::new(source.file.clone());
     let is_directory = source.known.stat.kind == FileKind::Directory;
-    let entry = walk.entry(&base, RelPath::top(), source.prefix.clone(), &source.known, !is_directory);
+    let entry = walk.entry(
+        &base,
+        RelPath::top(),
+        source.prefix.clone(),
+        &source.known,
+        !is_directory,
+    );
     walk.tell(entry).await?;
     if !is_directory || !args.recursive {
         return Ok(());
@@ -185,12 +215,23 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn entry(&self, base: &Arc<FilePath>, path: RelPath, goes_to: RelPath, known: &Known, is_direct: bool) -> Entry {
+    fn entry(
+        &self,
+        base: &Arc<FilePath>,
+        path: RelPath,
+        goes_to: RelPath,
+        known: &Known,
+        is_direct: bool,
+    ) -> Entry {
         let stat = &known.stat;
         Entry {
             path: goes_to,
             kind: stat.kind,
-            bytes: if stat.kind == FileKind::File { stat.bytes } else { 0 },
+            bytes: if stat.kind == FileKind::File {
+                stat.bytes
+            } else {
+                0
+            },
             mode: stat.mode,
             mtime: stat.mtime,
             target: known.target.clone(),
@@ -253,7 +294,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    async fn found(&self, below: &Below, found: FoundEntry, led: &mut VecDeque<Below>) -> Result<(), Trouble> {
+    async fn found(
+        &self,
+        below: &Below,
+        found: FoundEntry,
+        led: &mut VecDeque<Below>,
+    ) -> Result<(), Trouble> {
         let path = self.parsed(&found.path)?;
         if path.is_top() {
             return Ok(());
@@ -265,7 +311,11 @@ impl Walk<'_> {
         self.tell(Entry {
             path: goes_to,
             kind: found.kind,
-            bytes: if found.kind == FileKind::File { found.bytes } else { 0 },
+            bytes: if found.kind == FileKind::File {
+                found.bytes
+            } else {
+                0
+            },
             mode: found.mode,
             mtime: found.mtime,
             target: found.target,
@@ -305,11 +355,21 @@ impl Walk<'_> {
         };
         let base = Arc::new(file);
         let is_directory = known.stat.kind == FileKind::Directory;
-        self.tell(self.entry(&base, RelPath::top(), goes_to.clone(), &known, !is_directory)).await?;
+        self.tell(self.entry(
+            &base,
+            RelPath::top(),
+            goes_to.clone(),
+            &known,
+            !is_directory,
+        ))
+        .await?;
         if is_directory {
             let links = below.links + 1;
             if links > LINKS_DEEP_MAX {
-                self.failed(&goes_to, &Problem::new("TOO_MANY_LINKS", "links lead in a circle"));
+                self.failed(
+                    &goes_to,
+                    &Problem::new("TOO_MANY_LINKS", "links lead in a circle"),
+                );
                 return Ok(());
             }
             led.push_back(Below {
@@ -324,7 +384,10 @@ impl Walk<'_> {
     fn parsed(&self, path: &str) -> Result<RelPath, Trouble> {
         match path {
             "" => Ok(RelPath::top()),
-            path => RelPath::parse(path).map_err(|error| self.remote.nonsense(&format!("a path that is none: {error}"))),
+            path => RelPath::parse(path).map_err(|error| {
+                self.remote
+                    .nonsense(&format!("a path that is none: {error}"))
+            }),
         }
     }
 

@@ -5,7 +5,9 @@ use super::{
     progress::{Line, Shown, bytes_text},
     trouble::Problem,
 };
-use crate::{failure::Failure, files::text::shown, node_access::FileKind, output::Out, table::one_line};
+use crate::{
+    failure::Failure, files::text::shown, node_access::FileKind, output::Out, table::one_line,
+};
 use serde_json::{Value, json};
 use std::{
     sync::{
@@ -24,12 +26,23 @@ pub(super) struct Sums {
     pub(super) links: u64,
     /// Files that were there already.
     pub(super) skipped: u64,
-    pub(super) skipped_bytes: u64,
     /// Pipes, devices and sockets.
     pub(super) special: u64,
     /// Files without their set-user-id and set-group-id bits.
     pub(super) lost_bits: u64,
     pub(super) failed: u64,
+}
+
+/// One entry that needs no more work.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Done<'a> {
+    pub(super) path: &'a str,
+    pub(super) kind: FileKind,
+    pub(super) bytes: u64,
+    /// It ran as somebody else, and its copy does not.
+    pub(super) loses_bits: bool,
+    /// Its bytes were told as they moved.
+    pub(super) is_told: bool,
 }
 
 /// Counts and tells; shared by everything that copies.
@@ -54,7 +67,6 @@ struct State {
     sums: Sums,
     /// Files that earlier attempts copied, which this one finds.
     earlier: u64,
-    earlier_bytes: u64,
     /// Files that need no more work in this attempt.
     done_files: u64,
     line: Option<Line>,
@@ -118,33 +130,46 @@ impl Report {
     }
 
     /// An entry is there now. Bytes of a large file were told as they moved.
-    pub(super) fn copied(&self, entry: &Entry, is_large: bool) {
-        if !is_large && entry.kind == FileKind::File {
-            self.moved(entry.bytes);
+    pub(super) fn copied(&self, entry: &Entry, is_told: bool) {
+        self.is_copied(&Done {
+            path: entry.path.as_str(),
+            kind: entry.kind,
+            bytes: entry.bytes,
+            loses_bits: entry.loses_bits(),
+            is_told,
+        });
+    }
+
+    /// The same of what somebody else copied.
+    pub(super) fn is_copied(&self, done: &Done<'_>) {
+        let is_file = done.kind == FileKind::File;
+        match is_file && !done.is_told {
+            true if self.is_trial => self.resumed(done.bytes),
+            true => self.moved(done.bytes),
+            false => {}
         }
         let mut state = self.state();
         let sums = &mut state.sums;
-        match entry.kind {
+        match done.kind {
             FileKind::Directory => sums.directories += 1,
             FileKind::Symlink => sums.links += 1,
             _ => {
                 sums.files += 1;
-                sums.bytes += entry.bytes;
-                sums.lost_bits += u64::from(entry.loses_bits());
+                sums.bytes += done.bytes;
+                sums.lost_bits += u64::from(done.loses_bits);
                 state.done_files += 1;
             }
         }
-        let path = entry.path.as_str();
         if self.out.json {
-            let mut line = json!({ "path": path, "kind": entry.kind, "result": self.result() });
-            if entry.kind == FileKind::File {
-                line["bytes"] = json!(entry.bytes);
+            let mut line = json!({ "path": done.path, "kind": done.kind, "result": self.result() });
+            if is_file {
+                line["bytes"] = json!(done.bytes);
             }
             self.json_line(&mut state, &line);
         } else if self.is_trial {
-            self.text_line(&mut state, &shown(path));
+            self.text_line(&mut state, &shown(done.path));
         } else if self.is_verbose {
-            self.say(&mut state, &shown(path));
+            self.say(&mut state, &shown(done.path));
         }
         self.redraw(&mut state);
     }
@@ -158,13 +183,23 @@ impl Report {
 
     /// An entry is there already.
     pub(super) fn skipped(&self, entry: &Entry) {
-        if entry.kind != FileKind::File {
+        self.was_there(&Done {
+            path: entry.path.as_str(),
+            kind: entry.kind,
+            bytes: entry.bytes,
+            loses_bits: false,
+            is_told: false,
+        });
+    }
+
+    /// The same of what somebody else saw.
+    pub(super) fn was_there(&self, done: &Done<'_>) {
+        if done.kind != FileKind::File {
             return;
         }
-        self.done_bytes.fetch_add(entry.bytes, Relaxed);
+        self.done_bytes.fetch_add(done.bytes, Relaxed);
         let mut state = self.state();
         state.sums.skipped += 1;
-        state.sums.skipped_bytes += entry.bytes;
         state.done_files += 1;
         self.redraw(&mut state);
     }
@@ -173,7 +208,10 @@ impl Report {
     pub(super) fn left_out(&self, path: &RelPath) {
         let mut state = self.state();
         state.sums.special += 1;
-        let text = format!("`{}` is a pipe, a device or a socket: left out", shown(path.as_str()));
+        let text = format!(
+            "`{}` is a pipe, a device or a socket: left out",
+            shown(path.as_str())
+        );
         self.around_line(&mut state, || self.out.warn(&text));
     }
 
@@ -254,7 +292,12 @@ impl Report {
             bytes: self.done_bytes.load(Relaxed),
             moved: self.moved_bytes.load(Relaxed),
             failed: state.sums.failed,
-            total: is_known.then(|| (self.totals.files.load(Relaxed), self.totals.bytes.load(Relaxed))),
+            total: is_known.then(|| {
+                (
+                    self.totals.files.load(Relaxed),
+                    self.totals.bytes.load(Relaxed),
+                )
+            }),
             seconds: self.started.elapsed().as_secs_f64(),
         };
         if let Some(line) = &mut state.line {
@@ -267,14 +310,12 @@ impl Report {
         self.done_bytes.store(0, Relaxed);
         let mut state = self.state();
         let sums = &mut state.sums;
-        let (files, bytes) = (sums.files, sums.bytes);
+        let files = sums.files;
         sums.skipped = 0;
-        sums.skipped_bytes = 0;
         sums.special = 0;
         sums.failed = 0;
         state.done_files = 0;
         state.earlier = files;
-        state.earlier_bytes = bytes;
     }
 
     /// Bytes that went over the wire so far: whether an attempt came further.
@@ -288,23 +329,21 @@ impl Report {
         let state = self.state();
         let mut sums = state.sums;
         sums.skipped = sums.skipped.saturating_sub(state.earlier);
-        sums.skipped_bytes = sums.skipped_bytes.saturating_sub(state.earlier_bytes);
         sums
     }
 
     /// Adds what a node copied by itself.
     pub(super) fn add(&self, more: &Sums) {
-        self.done_bytes.fetch_add(more.bytes + more.skipped_bytes, Relaxed);
-        self.moved_bytes.fetch_add(more.bytes, Relaxed);
+        self.moved(more.bytes);
         let mut state = self.state();
-        state.done_files += more.files + more.skipped;
+        state.done_files += more.files;
         let sums = &mut state.sums;
         sums.files += more.files;
         sums.bytes += more.bytes;
         sums.directories += more.directories;
         sums.links += more.links;
-        sums.skipped += more.skipped;
-        sums.skipped_bytes += more.skipped_bytes;
+        sums.special += more.special;
+        sums.failed += more.failed;
         self.redraw(&mut state);
     }
 
@@ -320,7 +359,9 @@ impl Report {
         drop(state);
         if sums.lost_bits > 0 {
             let files = count(sums.lost_bits, "file");
-            self.out.say(&format!("set-user-id and set-group-id bits of {files} were left out"));
+            self.out.say(&format!(
+                "set-user-id and set-group-id bits of {files} were left out"
+            ));
         }
         if self.out.json {
             let line = json!({ "summary": {
@@ -354,7 +395,11 @@ fn summary(sums: &Sums, seconds: f64, moved: u64, is_trial: bool) -> String {
         // A rate of an instant says nothing.
         if seconds >= 0.1 && moved > 0 {
             // Exact enough for a rate.
-            #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            #[allow(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss
+            )]
             let rate = (moved as f64 / seconds) as u64;
             text.push_str(&format!(" ({}/s)", bytes_text(rate)));
         }
@@ -441,7 +486,12 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        for (number, want) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+        for (number, want) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
             assert_eq!(grouped(number), want);
         }
     }

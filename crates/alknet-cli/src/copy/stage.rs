@@ -10,9 +10,12 @@ use super::{
     options::CopyArgs,
     remote::{self, Remote, RemoteSource},
     report::Report,
-    trouble::{Trouble},
+    trouble::Trouble,
 };
-use crate::{failure::Failure, node_access::{FilePath, root::Root}};
+use crate::{
+    failure::Failure,
+    node_access::{FilePath, root::Root},
+};
 use std::sync::Arc;
 use tokio::{
     sync::{Mutex, mpsc},
@@ -80,7 +83,11 @@ pub(super) async fn run(copy: &Arc<Copy>) -> Result<(), Trouble> {
     let (jobs, jobs_rx) = mpsc::channel(16);
     let mut stages = JoinSet::new();
     stages.spawn(walk(copy.clone(), false, walked));
-    stages.spawn(compare::run(copy.clone(), to_compare, compare::Sorted { small, jobs }));
+    stages.spawn(compare::run(
+        copy.clone(),
+        to_compare,
+        compare::Sorted { small, jobs },
+    ));
     let small_rx: Shared<Entry> = Arc::new(Mutex::new(small_rx));
     let jobs_rx: Shared<Job> = Arc::new(Mutex::new(jobs_rx));
     for _ in 0..copy.args.lanes() {
@@ -88,7 +95,10 @@ pub(super) async fn run(copy: &Arc<Copy>) -> Result<(), Trouble> {
         stages.spawn(large::run(copy.clone(), jobs_rx.clone()));
     }
     drop((small_rx, jobs_rx));
-    let counting = copy.report.wants_totals().then(|| tokio::spawn(count(copy.clone())));
+    let counting = copy
+        .report
+        .wants_totals()
+        .then(|| tokio::spawn(count(copy.clone())));
     let ended = all(stages).await;
     if let Some(counting) = counting {
         counting.abort();
@@ -109,21 +119,28 @@ pub(super) async fn all(mut stages: JoinSet<Result<(), Trouble>>) -> Result<(), 
             Ok(Ok(())) => {}
             Ok(Err(Trouble::Quiet)) => quiet = Some(Trouble::Quiet),
             Ok(Err(trouble)) => return Err(trouble),
-            Err(error) => return Err(Failure::local(format!("a part of the copy failed: {error}")).into()),
+            Err(error) => {
+                return Err(Failure::local(format!("a part of the copy failed: {error}")).into());
+            }
         }
     }
     quiet.map_or(Ok(()), Err)
 }
 
 /// Tells the entries of all sources.
-pub(super) async fn walk(copy: Arc<Copy>, directories_only: bool, entries: mpsc::Sender<Entry>) -> Result<(), Trouble> {
+pub(super) async fn walk(
+    copy: Arc<Copy>,
+    directories_only: bool,
+    entries: mpsc::Sender<Entry>,
+) -> Result<(), Trouble> {
     for source in &copy.sources {
         match source {
             Source::Remote(source) => {
                 remote::walk(source, &copy.args, directories_only, &copy.report, &entries).await?;
             }
             Source::Local(source) => {
-                let (source, report, entries) = (source.clone(), copy.report.clone(), entries.clone());
+                let (source, report, entries) =
+                    (source.clone(), copy.report.clone(), entries.clone());
                 let options = walk_options(&copy.args, directories_only);
                 blocking(move || local_walk::walk(&source, options, &report, &entries)).await??;
             }
@@ -151,7 +168,9 @@ async fn count(copy: Arc<Copy>) {
             Source::Local(source) => {
                 let (source, report) = (source.clone(), copy.report.clone());
                 let options = walk_options(&copy.args, false);
-                is_known &= blocking(move || local_walk::count(&source, options, &report)).await.is_ok();
+                is_known &= blocking(move || local_walk::count(&source, options, &report))
+                    .await
+                    .is_ok();
             }
         }
     }
@@ -162,7 +181,9 @@ async fn count(copy: Arc<Copy>) {
 }
 
 /// Does on a thread of its own what waits for the disk.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Trouble> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Failure::local(format!("a part of the copy failed: {error}")).into())
 }

@@ -44,7 +44,11 @@ pub(crate) async fn put(app: &App, place: &RemotePlace, args: &CopyArgs) -> Resu
         match stdin.read_buf(&mut buffer).await {
             Ok(0) => break,
             // Dropped without an end, nothing of it is kept.
-            Err(error) => return Err(Failure::local(format!("failed to read standard input: {error}"))),
+            Err(error) => {
+                return Err(Failure::local(format!(
+                    "failed to read standard input: {error}"
+                )));
+            }
             // The result says why nobody takes it.
             Ok(_) => {
                 if tx.send(buffer.freeze()).await.is_err() {
@@ -54,7 +58,10 @@ pub(crate) async fn put(app: &App, place: &RemotePlace, args: &CopyArgs) -> Resu
         }
     }
     tx.end();
-    let result = done.await.and_then(|output| output.into_value()).map_err(failed)?;
+    let result = done
+        .await
+        .and_then(|output| output.into_value())
+        .map_err(failed)?;
     if app.out.json {
         app.out.json_line(&result)?;
     }

@@ -4,7 +4,7 @@
 use crate::{
     failure::Failure,
     hint::{Place, explain},
-    node_access::{CallError, ErrorCode, PathError, Route, root::RootError, FileError},
+    node_access::{CallError, ErrorCode, FileError, PathError, Route, root::RootError},
 };
 
 /// Why one entry was not copied.
@@ -25,7 +25,9 @@ impl Problem {
     pub(super) fn of_root(error: &RootError) -> Self {
         let host = error.errno().map(|errno| {
             let said = std::io::Error::from_raw_os_error(errno);
-            FileError::host(&"", said).code().map_or("IO_ERROR", |code| code.as_str())
+            FileError::host(&"", said)
+                .code()
+                .map_or("IO_ERROR", |code| code.as_str())
         });
         let code = host.unwrap_or(match error {
             RootError::LeadsOut => "LEADS_OUTSIDE",
@@ -74,7 +76,9 @@ impl From<RootError> for Trouble {
     fn from(error: RootError) -> Self {
         let problem = Problem::of_root(&error);
         match is_for_all(&problem.code) {
-            true => Failure::call(&CallError::domain(problem.code, problem.message)).naming_domain_code().into(),
+            true => Failure::call(&CallError::domain(problem.code, problem.message))
+                .naming_domain_code()
+                .into(),
             false => Self::Entry(problem),
         }
     }
@@ -82,7 +86,10 @@ impl From<RootError> for Trouble {
 
 /// Whether other files would meet the same.
 fn is_for_all(code: &str) -> bool {
-    matches!(code, "NO_SPACE" | "QUOTA_EXCEEDED" | "READ_ONLY" | "NO_SUCH_BUCKET")
+    matches!(
+        code,
+        "NO_SPACE" | "QUOTA_EXCEEDED" | "READ_ONLY" | "NO_SUCH_BUCKET"
+    )
 }
 
 /// Whether another attempt makes sense: nothing was wrong with what was asked.
