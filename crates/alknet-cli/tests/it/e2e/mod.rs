@@ -13,6 +13,7 @@ mod endings;
 mod explain;
 mod faults;
 mod files_basic;
+mod files_watch;
 mod find;
 mod floods;
 mod forward;
