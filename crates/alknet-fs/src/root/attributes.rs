@@ -6,8 +6,8 @@ use super::{
 use alknet_core::files::{Attributes, FileKind, FileName, FileTime, SetTime};
 use rustix::{
     fs::{
-        AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, chownat, fchmod,
-        fchown, ftruncate, futimens, utimensat,
+        Gid, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, fchmod, fchown, ftruncate,
+        futimens,
     },
     io::Errno,
 };
@@ -102,7 +102,7 @@ fn set_held(
     }
     let (uid, gid) = owner(attributes)?;
     if uid.is_some() || gid.is_some() {
-        chownat(held, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        set_owner(held, uid, gid)?;
     }
     if let Some(mode) = attributes.mode {
         if kind == FileKind::Symlink {
@@ -111,9 +111,32 @@ fn set_held(
         set_mode(held, Mode::from_raw_mode(raw_mode(mode)))?;
     }
     if let Some(times) = times(attributes) {
-        utimensat(held, "", &times, AtFlags::EMPTY_PATH)?;
+        set_times(held, &times)?;
     }
     Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn set_owner(held: BorrowedFd<'_>, uid: Option<Uid>, gid: Option<Gid>) -> Result<(), RootError> {
+    let itself = rustix::fs::AtFlags::EMPTY_PATH;
+    Ok(rustix::fs::chownat(held, "", uid, gid, itself)?)
+}
+
+#[cfg(target_os = "linux")]
+fn set_times(held: BorrowedFd<'_>, times: &Timestamps) -> Result<(), RootError> {
+    let itself = rustix::fs::AtFlags::EMPTY_PATH;
+    Ok(rustix::fs::utimensat(held, "", times, itself)?)
+}
+
+// Elsewhere what is held is open.
+#[cfg(not(target_os = "linux"))]
+fn set_owner(held: BorrowedFd<'_>, uid: Option<Uid>, gid: Option<Gid>) -> Result<(), RootError> {
+    Ok(fchown(held, uid, gid)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_times(held: BorrowedFd<'_>, times: &Timestamps) -> Result<(), RootError> {
+    Ok(futimens(held, times)?)
 }
 
 /// The mode of what is held without being open, by the one name that leads to

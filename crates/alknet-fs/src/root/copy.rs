@@ -1,7 +1,6 @@
 //! Ranges copied from one file to another by the host.
 
 use super::{File, RootError};
-use rustix::{fs::copy_file_range, io::Errno};
 
 /// Bytes of one piece where the host does not copy by itself.
 const PIECE_BYTES: usize = 128 * 1024;
@@ -22,34 +21,47 @@ impl File {
         offset: u64,
         bytes: u64,
     ) -> Result<u64, RootError> {
+        let copied = self.copy_by_host(from, from_offset, offset, bytes)?;
+        // What the host does not copy, for what reason ever, is read and written; at
+        // the other's end that is one read.
+        let rest = bytes - copied;
+        let (from_offset, offset) = (from_offset + copied, offset + copied);
+        Ok(copied + self.copy_by_hand(from, from_offset, offset, rest)?)
+    }
+
+    /// As much as the host copies between these two.
+    #[cfg(target_os = "linux")]
+    fn copy_by_host(
+        &self,
+        from: &Self,
+        from_offset: u64,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<u64, RootError> {
+        use rustix::{fs::copy_file_range, io::Errno};
         let mut copied = 0;
         while copied < bytes {
             // The host stops at about 2 GiB anyway.
             let piece = usize::try_from((bytes - copied).min(1 << 30)).unwrap_or(1 << 30);
             let (mut source, mut target) = (from_offset + copied, offset + copied);
-            match copy_file_range(
-                &from.inner,
-                Some(&mut source),
-                &self.inner,
-                Some(&mut target),
-                piece,
-            ) {
+            let (from, to) = (&from.inner, &self.inner);
+            match copy_file_range(from, Some(&mut source), to, Some(&mut target), piece) {
                 Ok(0) => break,
                 Ok(done) => copied += done as u64,
                 Err(Errno::INTR) => {}
                 Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
-                    return Ok(copied
-                        + self.copy_by_hand(
-                            from,
-                            from_offset + copied,
-                            offset + copied,
-                            bytes - copied,
-                        )?);
+                    break;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(copied)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    fn copy_by_host(&self, _: &Self, _: u64, _: u64, _: u64) -> Result<u64, RootError> {
+        Ok(0)
     }
 
     fn copy_by_hand(

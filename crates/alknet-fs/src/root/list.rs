@@ -2,7 +2,6 @@
 
 use super::{Directory, FileId, Meta, PARTIAL_PREFIX, RootError, meta::kind_of};
 use alknet_core::files::{FileKind, FileName};
-use rustix::fs::{SeekFrom, seek};
 use std::{
     collections::VecDeque,
     ffi::OsStr,
@@ -196,8 +195,15 @@ impl Listing {
         }
     }
 
+    #[cfg(target_os = "linux")]
     fn seek_to(&mut self, cookie: u64) -> Result<(), RootError> {
-        seek(&self.handle, SeekFrom::Start(cookie))?;
+        rustix::fs::seek(&self.handle, rustix::fs::SeekFrom::Start(cookie))?;
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    fn seek_to(&mut self, _: u64) -> Result<(), RootError> {
         Ok(())
     }
 
@@ -230,5 +236,31 @@ impl Listing {
                 return Ok(());
             }
         }
+    }
+
+    /// Where the host gives no marks of places that last, a place is a count of
+    /// entries: a listing that goes on after changes may miss or repeat some.
+    #[cfg(not(target_os = "linux"))]
+    fn fill(&mut self) -> Result<(), RootError> {
+        let mut entries = rustix::fs::Dir::read_from(&self.handle)?;
+        let skipped = usize::try_from(self.cookie).unwrap_or(usize::MAX);
+        let mut count = self.cookie;
+        for entry in entries.by_ref().skip(skipped) {
+            let entry = entry?;
+            count += 1;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                self.ready.push_back(Raw {
+                    name: name.into(),
+                    kind: kind_of(entry.file_type()),
+                    cookie: count,
+                });
+            }
+            if self.ready.len() == BUFFER_BYTES / 32 {
+                return Ok(());
+            }
+        }
+        self.is_over = true;
+        Ok(())
     }
 }
