@@ -1,6 +1,6 @@
 //! The written contract names everything that the code has.
 
-use alknet_core::{ErrorCode, Limits};
+use alknet_core::{ErrorCode, Limits, files::FileErrorCode};
 use std::path::PathBuf;
 
 fn read(path: &str) -> String {
@@ -51,6 +51,18 @@ fn retryable_in_the_code_is_yes_on_paper() {
         let said = section.split("**Retry?**").nth(1).unwrap().trim_start();
         let retryable = alknet_core::CallError::new(*code, "x").retryable;
         assert_eq!(said.starts_with("Yes"), retryable, "`{code}`: {said:.60}");
+    }
+}
+
+#[test]
+fn every_code_of_files_has_a_row_with_its_status() {
+    let text = read("docs/errors.md");
+    for code in FileErrorCode::ALL {
+        let begins = format!("| `{}` | `E", code.as_str());
+        let row = text.lines().find(|line| line.starts_with(&begins));
+        let row = row.unwrap_or_else(|| panic!("docs/errors.md has no row `{begins}`"));
+        let status = format!(" | {} | ", code.http_status());
+        assert!(row.contains(&status), "{row}");
     }
 }
 
