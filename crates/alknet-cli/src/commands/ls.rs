@@ -9,7 +9,7 @@ use crate::{
         place::PLACES_HELP,
         remote::{PAGE_ENTRIES, Remote, Tally},
         rows::{Row, Rows, Style},
-        text::{route_text, shown_name, size},
+        text::{route_text, shown, shown_name, size},
     },
     node_access::{BucketInfo, CallError, ErrorCode, FileKind, FilePath, Route},
     table::Table,
@@ -183,7 +183,7 @@ impl Listing<'_> {
             return self.app.out.text(&table.render(self.app.out.width()));
         }
         self.rows
-            .names(found.into_iter().map(|bucket| bucket.name).collect())
+            .names(found.iter().map(|bucket| shown(&bucket.name)).collect())
     }
 
     /// One entry itself.

@@ -66,6 +66,7 @@ pub(crate) async fn run(app: &App, args: RmArgs) -> Result<Exit, Failure> {
         app,
         args,
         tally: Tally::default(),
+        is_matched: false,
     };
     for place in &places {
         let remote = Remote::at(app, &place.route).await?;
@@ -131,6 +132,9 @@ struct Removing<'a> {
     app: &'a App,
     args: RmArgs,
     tally: Tally,
+    /// A pattern found it: what is gone by now was in a directory that was
+    /// found too, or somebody else was quicker.
+    is_matched: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -155,15 +159,14 @@ impl Removing<'_> {
         while let Some(found) = expansion.next().await {
             let found = match found {
                 Ok(found) => found,
-                // What an earlier removal took is none of our matters.
-                Err(not) if found_any && &*not.error.code == "NO_SUCH_FILE" => continue,
                 Err(not) => {
+                    self.is_matched = found_any;
                     found_any = true;
                     self.failed(remote, not.error, &not.file).await;
                     continue;
                 }
             };
-            found_any = true;
+            (found_any, self.is_matched) = (true, true);
             if self.args.dry_run {
                 self.would_remove(remote, found.file, Some(found.stat.kind))
                     .await?;
@@ -180,6 +183,7 @@ impl Removing<'_> {
             self.ended(remote, outcome).await?;
         }
         drop(under_way);
+        self.is_matched = false;
         match (found_any, place.literal()) {
             (false, Some(file)) => self.literal(remote, place, file).await,
             _ => Ok(()),
@@ -214,7 +218,8 @@ impl Removing<'_> {
     }
 
     async fn failed(&mut self, remote: &Remote<'_>, error: CallError, file: &FilePath) {
-        if self.args.force && &*error.code == "NO_SUCH_FILE" {
+        let is_gone = &*error.code == "NO_SUCH_FILE";
+        if is_gone && (self.args.force || self.is_matched) {
             return;
         }
         let failure = remote.explain(error, Some(file)).await;

@@ -292,6 +292,7 @@ impl Segment {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
     use std::os::unix::ffi::OsStringExt;
 
     #[track_caller]
@@ -416,5 +417,38 @@ mod tests {
             "error: `a%1Bb` is a local path\n\
              hint: remote files have a colon: `nas:bucket/path`, or `:bucket/path` of this node"
         );
+    }
+
+    proptest! {
+        /// Whatever is typed: it is a place or refused, and a place that is
+        /// shown is one line that means the same when it is typed again.
+        #[test]
+        fn what_is_shown_can_be_typed_again(
+            route in "(nas|hub/nas|)",
+            path in prop::collection::vec(prop_oneof![
+                2 => any::<u8>(),
+                1 => prop::sample::select(b"/%*?[]2Aa".to_vec()),
+            ], 0..24),
+        ) {
+            let given = [format!("{route}:www/").as_bytes(), &path].concat();
+            if let Ok(FilePlace::Remote(place)) = FilePlace::parse(OsStr::from_bytes(&given)) {
+                let shown = place.to_string();
+                prop_assert!(!shown.contains(char::is_control), "{:?}", shown);
+                let again = FilePlace::parse_remote(OsStr::new(&shown)).unwrap();
+                prop_assert_eq!(again.literal(), place.literal());
+                if let Ok(file) = place.file() {
+                    let same = RemotePlace::of(place.route.clone(), &file);
+                    let typed = FilePlace::parse_remote(OsStr::new(&same.to_string())).unwrap();
+                    prop_assert_eq!(typed.file().unwrap(), file);
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_place_or_refused(given in prop::collection::vec(any::<u8>(), 0..40)) {
+            if let Err(failure) = FilePlace::parse(OsStr::from_bytes(&given)) {
+                prop_assert_eq!(failure.exit, crate::failure::Exit::USAGE);
+            }
+        }
     }
 }

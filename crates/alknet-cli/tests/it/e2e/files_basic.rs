@@ -1,6 +1,6 @@
 //! `ls`, `cat`, `rm`, `mkdir`, `mv` and `stat`, on a bucket of another node.
 
-use super::harness::{Ended, Node, Pair, exec_config, toml};
+use super::harness::{Ended, Node, Pair, eventually, exec_config, toml};
 use crate::program::{Said, wait};
 use serde_json::{Value, json};
 use std::{
@@ -511,6 +511,42 @@ fn files_are_removed_and_buckets_are_not() {
     assert!(is_there("keep"));
     files.cli(&["rm", "-rf", "home:www/*"]).exits(0);
     assert_eq!(fs::read_dir(files.path("")).unwrap().count(), 0);
+}
+
+/// What is found goes with the directory that it is in, which is found too.
+#[test]
+fn a_tree_goes_by_a_pattern_that_means_all_of_it() {
+    let files = Files::granted();
+    for at in 0..300 {
+        files.write(&format!("d{}/e{}/f{at}", at % 7, at % 3), b"");
+    }
+    let said = files.cli(&["rm", "-r", "--yes", "home:www/**"]).exits(0);
+    assert_eq!((&*said.stdout, &*said.stderr), ("", ""));
+    assert_eq!(fs::read_dir(files.path("")).unwrap().count(), 0);
+}
+
+#[test]
+fn files_behind_a_hub_are_named_with_their_route() {
+    let files = Files::start();
+    files.write("a*.txt", b"behind");
+    let phone = Node::start("phone", exec_config());
+    let hub = &files.pair.laptop;
+    let ticket = hub.cli(&["invite", "-q"]).exits(0).stdout;
+    phone.feed(&["join", "-"], ticket.as_bytes()).exits(0);
+    phone.connected("laptop");
+    files.grant(&["fs:list", "fs:read", "bucket:www/**=list,read"]);
+    hub.cli(&["grant", "phone", "peer:home=fs/*"]).exits(0);
+    let listed = || phone.cli(&["ls", "-d", "laptop/home:www/*", "--json"]);
+    // The hub follows what the other offers within a moment.
+    let said = eventually("the hub knows what is offered behind it", || {
+        let said = listed();
+        said.status.success().then_some(said)
+    });
+    let place = said.json()["place"].as_str().unwrap().to_owned();
+    assert_eq!(place, "laptop/home:www/a%2A.txt");
+    assert_eq!(phone.cli(&["cat", &place]).exits(0).stdout, "behind");
+    assert_eq!(phone.cli(&["ls", "laptop/home:"]).exits(0).stdout, "www\n");
+    phone.cli(&["rm", &place]).exits(4);
 }
 
 #[test]
