@@ -282,3 +282,44 @@ async fn a_key_bounds_trees_as_it_bounds_files() {
     assert!(permit.may_allow_within("read", &file("www")));
     assert!(!permit.may_allow_within("read", &file("www/b")));
 }
+
+/// A handler may ask for what its caller may do by another operation, and gets
+/// what the caller would get there: no more, and on record.
+#[tokio::test]
+async fn a_handler_asks_for_its_callers_permit_of_another_operation() {
+    let lists = Operation::query("fs/list", "Lists a directory.")
+        .requires("fs:list")
+        .resource("bucket", "list", "/file")
+        .raw(echo());
+    let counts = Operation::query("fs/usage", "Counts what is below.")
+        .requires("fs:read")
+        .resource("bucket", "read", "/file")
+        .handler(
+            |cx, file: std::collections::BTreeMap<String, FilePath>| async move {
+                let list = cx.permit_for("fs/list")?;
+                list.check_file("list", &file["file"])?;
+                Ok::<_, alknet_core::CallError>(list.allows_file("read", &file["file"]))
+            },
+        );
+    let world = World::new(vec![lists, counts]);
+    let held = ["fs:read", "fs:list", "bucket:www/**=read,list"];
+    let call = async |grants: &[&str]| {
+        let bob = world.caller("bob", grants);
+        let call = alknet_core::Call::new("fs/usage", bob).unwrap();
+        let call = call.input(&serde_json::json!({ "file": "www/a" }));
+        world.door.call(call).await
+    };
+    // What the other operation is for, and nothing else.
+    assert_eq!(call(&held).await.unwrap().bytes(), "false");
+    fails(call(&held[..1]).await, ErrorCode::Forbidden);
+    let told = fails(
+        call(&["fs:read", "bucket:www/**=read,list"]).await,
+        ErrorCode::Forbidden,
+    );
+    assert!(told.message.contains("fs:list"), "{told}");
+    let told = fails(
+        call(&["fs:read", "fs:list", "bucket:www/**=read", "bucket:x=list"]).await,
+        ErrorCode::Forbidden,
+    );
+    assert_eq!(told.details.unwrap()["grant"], "bucket:www/a=list");
+}
