@@ -3,7 +3,7 @@
 use super::{
     bucket::{Bucket, needs},
     gate::{self, Gate, Reached},
-    handle::{check_both, refuse_no_file},
+    handle::{POSITION_MAX, check_both, follow_to, refuse_no_file},
     jobs::Jobs,
     replacement::{DIGEST_TURN_BYTES, Writing},
 };
@@ -55,7 +55,12 @@ pub(crate) async fn copy(
     let begin = move |gate: &Gate| {
         target.writable()?;
         let from = gate.reach(&source.root()?, &["read"], &from_named, Follow::Yes)?;
-        let to = gate.reach(&target.root()?, &["write"], &to_named, Follow::Yes)?;
+        let to = gate.reach(
+            &target.root()?,
+            &["write"],
+            &to_named,
+            follow_to(options.create),
+        )?;
         let copying = Copying::begin(&target, &from, &to, options)?;
         let ends = Ends {
             from: (from.named, from.real),
@@ -256,6 +261,9 @@ impl Bucket {
 impl Digesting {
     /// Reads some more; whether that was all.
     fn turn(&mut self, named: &FilePath) -> Result<bool, FileError> {
+        if self.at.offset > POSITION_MAX {
+            return Ok(true);
+        }
         let bytes = self.at.bytes.unwrap_or(u64::MAX).min(DIGEST_TURN_BYTES);
         let range = ByteRange {
             offset: self.at.offset,

@@ -10,7 +10,7 @@ use alknet_core::{
     Permit,
     files::{
         Attributes, Create, Extent, FileError, FileErrorCode, FileKind, FilePath, FileStat,
-        OpenFile, OpenOptions, READ_BYTES_MAX,
+        OpenFile, OpenOptions, READ_BYTES_MAX, SetTime,
     },
 };
 use async_trait::async_trait;
@@ -31,10 +31,9 @@ impl Bucket {
         let action = if writes { "write" } else { "read" };
         let (bucket, named) = (Arc::clone(self), path.clone());
         let act = move |gate: &Gate| {
-            let follow = if options.follow {
-                Follow::Yes
-            } else {
-                Follow::No
+            let follow = match options.follow {
+                true => follow_to(options.create),
+                false => Follow::No,
             };
             let root = bucket.root()?;
             let reached = gate.reach(&root, &[action], &named, follow)?;
@@ -55,7 +54,8 @@ impl Bucket {
             write: options.write && !options.append,
             append: options.append,
             create: options.create,
-            truncate: options.truncate,
+            // Emptied below: hosts refuse to do so while opening to append.
+            truncate: options.truncate && !options.append,
             mode: options.mode,
         };
         let is_known = match reached.walked.meta() {
@@ -81,6 +81,9 @@ impl Bucket {
         let file = reached.walked.directory.open(name, &how);
         let file = file.map_err(|error| reached.says(error))?;
         claim.keep();
+        if options.truncate && options.append {
+            file.set_len(0).map_err(|error| reached.says(error))?;
+        }
         if let (true, Some(meta)) = (options.truncate, is_known) {
             self.usage.shrink(meta.bytes, 0);
         }
@@ -89,6 +92,8 @@ impl Bucket {
             named: reached.named,
             real: reached.real,
             file: Arc::new(file),
+            reads: options.read,
+            writes: options.write || options.append,
             appends: options.append,
         })
     }
@@ -101,12 +106,28 @@ pub(crate) struct HostFile {
     named: FilePath,
     real: FilePath,
     file: Arc<File>,
+    reads: bool,
+    writes: bool,
     appends: bool,
 }
 
 impl HostFile {
     fn check(&self, permit: &Permit, action: &'static str) -> Result<(), FileError> {
         check_both(permit, action, &self.named, &self.real)
+    }
+
+    /// # Errors
+    ///
+    /// `BAD_ARGUMENT` if it was not opened for that.
+    fn opened_to(&self, is_so: bool) -> Result<(), FileError> {
+        self.bucket.alive()?;
+        match is_so {
+            true => Ok(()),
+            false => {
+                let message = format!("`{}`: it was not opened for that", self.named);
+                Err(FileError::new(FileErrorCode::BadArgument, message))
+            }
+        }
     }
 
     /// Runs what blocks, with the file.
@@ -149,6 +170,7 @@ impl OpenFile for HostFile {
         bytes: usize,
     ) -> Result<Bytes, FileError> {
         self.check(permit, "read")?;
+        self.opened_to(self.reads)?;
         if offset > POSITION_MAX || bytes == 0 {
             self.bucket.alive()?;
             return Ok(Bytes::new());
@@ -173,6 +195,8 @@ impl OpenFile for HostFile {
 
     async fn write_at(&self, permit: &Permit, offset: u64, bytes: Bytes) -> Result<(), FileError> {
         self.check(permit, "write")?;
+        self.bucket.writable()?;
+        self.opened_to(self.writes)?;
         let (says, named, appends) = (self.says(), self.named.clone(), self.appends);
         let write = move |bucket: &Arc<Bucket>, file: &File| {
             let settings = bucket.writable()?;
@@ -221,6 +245,7 @@ impl OpenFile for HostFile {
         attributes: Attributes,
     ) -> Result<FileStat, FileError> {
         self.check(permit, "write")?;
+        check_times(&self.named, &attributes)?;
         let (says, named) = (self.says(), self.named.clone());
         let set = move |bucket: &Arc<Bucket>, file: &File| {
             let settings = bucket.writable()?;
@@ -255,6 +280,33 @@ impl OpenFile for HostFile {
             })
         };
         self.run(look).await
+    }
+}
+
+/// How a path is walked to what is made or written there: a name that must be
+/// new is taken by a link, too, wherever that leads (`O_EXCL`).
+pub(crate) fn follow_to(create: Create) -> Follow {
+    match create {
+        Create::New => Follow::No,
+        Create::Never | Create::IfMissing => Follow::Yes,
+    }
+}
+
+/// # Errors
+///
+/// `BAD_ARGUMENT` for a second that has more nanoseconds than it has; the host
+/// takes such numbers for words.
+pub(crate) fn check_times(path: &FilePath, attributes: &Attributes) -> Result<(), FileError> {
+    let is_time = |time: Option<SetTime>| match time {
+        Some(SetTime::To(time)) => time.nanoseconds < 1_000_000_000,
+        Some(SetTime::Now) | None => true,
+    };
+    match is_time(attributes.mtime) && is_time(attributes.atime) {
+        true => Ok(()),
+        false => {
+            let message = format!("`{path}`: a second has 1,000,000,000 nanoseconds");
+            Err(FileError::new(FileErrorCode::BadArgument, message))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     bucket::{Bucket, needs},
     gate::{self, Gate, Halt, Reached},
-    handle::{claim_length, settle_length},
+    handle::{check_times, claim_length, settle_length},
     usage::{Claim, each_directory},
 };
 use crate::root::{Detail, Directory, Follow, Meta, OpenHow, Replace, RootError, Verdict};
@@ -126,6 +126,7 @@ impl Bucket {
         follow: bool,
         attributes: Attributes,
     ) -> Result<FileStat, FileError> {
+        check_times(path, &attributes)?;
         let act = move |bucket: &Arc<Self>, _: &Gate, reached: &Reached| {
             let says = |error| reached.says(error);
             let before = reached.meta()?;

@@ -3,10 +3,10 @@
 use super::{
     bucket::{Bucket, lock, needs},
     gate::{self, Gate, Halt, Reached},
-    handle::{POSITION_MAX, bytes_free, check_both, refuse_no_file},
+    handle::{POSITION_MAX, bytes_free, check_both, check_times, follow_to, refuse_no_file},
     usage::{Amount, Claim, check_room},
 };
-use crate::root::{Commit, Digester, File, Follow, Meta, Partial, PartialKey, Place, RootError};
+use crate::root::{Commit, Digester, File, Meta, Partial, PartialKey, Place, RootError};
 use alknet_core::{
     Permit,
     files::{
@@ -181,6 +181,10 @@ impl Writing {
 
     fn rewind(&mut self, bytes: u64) -> Result<(), FileError> {
         let named = self.named.clone();
+        if bytes > self.bytes() {
+            let message = format!("`{named}`: there are only {} bytes", self.bytes());
+            return Err(FileError::new(FileErrorCode::BadArgument, message));
+        }
         let rewound = self.partial()?.rewind(bytes);
         rewound.map_err(|error| gate::says(&named, error))?;
         let kept = self.bytes().saturating_sub(self.credit);
@@ -318,7 +322,12 @@ impl Bucket {
         let wanted = Arc::clone(&options);
         let act = move |gate: &Gate| {
             bucket.writable()?;
-            let reached = gate.reach(&bucket.root()?, &["write"], &named, Follow::Yes)?;
+            let reached = gate.reach(
+                &bucket.root()?,
+                &["write"],
+                &named,
+                follow_to(wanted.create),
+            )?;
             let found = refuse_place(&reached, &wanted)?;
             let key = resume.clone().map(|resume| (reached.real.clone(), resume));
             if let Some(key) = &key {
@@ -423,6 +432,7 @@ fn check_options(path: &FilePath, options: &ReplaceOptions) -> Result<(), FileEr
     {
         return refuse("a text to go on with has at most 128 bytes");
     }
+    check_times(path, &commit_of(options).attributes)?;
     if options.create == Create::New && options.if_version.is_some() {
         return refuse("what must be new has no version");
     }

@@ -3,19 +3,22 @@
 use super::{
     bucket::{Bucket, refuse_versions},
     gate::{Gate, Halt, Need, Reached},
-    handle::refuse_no_file,
+    handle::{check_times, follow_to, refuse_no_file},
     replacement::{Committing, Writing, commit_of},
 };
-use crate::root::{Batch, Follow, OpenHow, PartialKey, Root};
+use crate::root::{Batch, FileId, Follow, OpenHow, PartialKey, Root};
 use alknet_core::{
     Permit,
     files::{
-        Create, FileError, FileErrorCode, FileKind, FilePath, FileStat, ReplaceOptions,
-        SMALL_FILE_BYTES_MAX, SmallFile,
+        Attributes, Create, FileError, FileErrorCode, FileKind, FileName, FilePath, FileStat,
+        ReplaceOptions, SMALL_FILE_BYTES_MAX, SetTime, SmallFile,
     },
 };
 use bytes::Bytes;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// Most files that are open at once, so that one caller does not use up the
 /// handles of the node.
@@ -29,7 +32,10 @@ impl Bucket {
         permit: &Permit,
         files: Vec<SmallFile>,
     ) -> Vec<Result<FileStat, FileError>> {
-        let paths: Vec<_> = files.iter().map(|file| file.path.clone()).collect();
+        let paths: Vec<_> = files
+            .iter()
+            .map(|file| (file.path.clone(), follow_to(file.create)))
+            .collect();
         let files = Arc::new(files);
         let act = move |bucket: &Arc<Self>, at: Vec<(usize, Reached)>| bucket.put(&files, at);
         self.together(permit, "write", &paths, act).await
@@ -45,7 +51,11 @@ impl Bucket {
                 .map(|(at, reached)| (at, get(&reached)))
                 .collect()
         };
-        self.together(permit, "read", paths, act).await
+        let paths: Vec<_> = paths
+            .iter()
+            .map(|path| (path.clone(), Follow::Yes))
+            .collect();
+        self.together(permit, "read", &paths, act).await
     }
 
     /// Walks and checks all paths, then acts on those that may be acted on.
@@ -53,7 +63,7 @@ impl Bucket {
         self: &Arc<Self>,
         permit: &Permit,
         action: &'static str,
-        paths: &[FilePath],
+        paths: &[(FilePath, Follow)],
         act: impl Fn(&Arc<Self>, Vec<(usize, Reached)>) -> Vec<(usize, Result<T, FileError>)>
         + Send
         + Sync
@@ -61,7 +71,7 @@ impl Bucket {
     ) -> Vec<Result<T, FileError>> {
         let mut done: Vec<Option<Result<T, FileError>>> = paths.iter().map(|_| None).collect();
         let mut gates: HashMap<usize, Gate> = HashMap::new();
-        for (at, path) in paths.iter().enumerate() {
+        for (at, (path, _)) in paths.iter().enumerate() {
             let checked = refuse_versions(path)
                 .and_then(|()| Gate::checked(permit, vec![Need::file(action, path)]));
             match checked {
@@ -111,7 +121,7 @@ impl Bucket {
                 }
             }
         }
-        let moved = |path: &FilePath| {
+        let moved = |(path, _): &(FilePath, Follow)| {
             let message = format!("`{path}`: it is moved about all the time");
             Err(FileError::new(FileErrorCode::FileChanged, message))
         };
@@ -125,17 +135,17 @@ impl Bucket {
     fn turn<T>(
         self: &Arc<Self>,
         action: &'static str,
-        waiting: Vec<(usize, FilePath, Gate)>,
+        waiting: Vec<(usize, (FilePath, Follow), Gate)>,
         act: &impl Fn(&Arc<Self>, Vec<(usize, Reached)>) -> Vec<(usize, Result<T, FileError>)>,
     ) -> (Vec<(usize, Result<T, FileError>)>, Vec<(usize, Need)>) {
         let (mut said, mut asked) = (Vec::new(), Vec::new());
         let mut ready = Vec::new();
         let mut walks = Walks::default();
-        for (at, path, gate) in waiting {
+        for (at, (path, follow), gate) in waiting {
             match self
                 .root()
                 .map_err(Halt::from)
-                .and_then(|root| walks.reach(&root, &gate, action, &path))
+                .and_then(|root| walks.reach(&root, &gate, action, (&path, follow)))
             {
                 Ok(reached) => ready.push((at, reached)),
                 Err(Halt::Ask(need)) => asked.push((at, need)),
@@ -154,10 +164,15 @@ impl Bucket {
         files: &[SmallFile],
         at: Vec<(usize, Reached)>,
     ) -> Vec<(usize, Result<FileStat, FileError>)> {
-        let (mut said, mut batch) = (Vec::new(), Batch::new());
-        let mut committing: Vec<(usize, Committing)> = Vec::new();
+        let (mut said, mut together) = (Vec::new(), Together::default());
         for (at, reached) in at {
             let file = &files[at];
+            let place = (reached.walked.directory.id(), reached.walked.name.clone());
+            if !together.places.insert(place.clone()) {
+                // The same file once more: as if it had come later.
+                said.extend(std::mem::take(&mut together).commit());
+                together.places.insert(place);
+            }
             let options = ReplaceOptions {
                 create: file.create,
                 mode: file.mode,
@@ -167,15 +182,14 @@ impl Bucket {
             match self.write_small(file, &reached) {
                 Ok(writing) => {
                     if let Some((partial, waits)) = writing.into_batch() {
-                        batch.add(partial, commit_of(&options));
-                        committing.push((at, waits));
+                        together.batch.add(partial, commit_of(&options));
+                        together.waiting.push((at, waits));
                     }
                 }
                 Err(error) => said.push((at, Err(error))),
             }
         }
-        let committed = batch.commit().into_iter().zip(committing);
-        said.extend(committed.map(|(meta, (at, waits))| (at, waits.done(meta))));
+        said.extend(together.commit());
         said
     }
 
@@ -188,6 +202,11 @@ impl Bucket {
         if file.bytes.len() > SMALL_FILE_BYTES_MAX {
             return Err(reached.fails(FileErrorCode::FileTooLarge, "it is no small file"));
         }
+        let times = Attributes {
+            mtime: file.mtime.map(SetTime::To),
+            ..Attributes::default()
+        };
+        check_times(&reached.named, &times)?;
         if file.mode.is_some_and(|mode| mode & !0o777 != 0) {
             let what = "permissions of a file are at most 0777";
             return Err(reached.fails(FileErrorCode::BadArgument, what));
@@ -214,6 +233,21 @@ impl Bucket {
         let mut writing = Writing::begin(self, reached, found.as_ref(), PartialKey::Once)?;
         writing.write(&file.bytes)?;
         Ok(writing)
+    }
+}
+
+/// Files that are committed together, each in a place of its own.
+#[derive(Default)]
+struct Together {
+    places: HashSet<(FileId, Option<FileName>)>,
+    batch: Batch,
+    waiting: Vec<(usize, Committing)>,
+}
+
+impl Together {
+    fn commit(self) -> impl Iterator<Item = (usize, Result<FileStat, FileError>)> {
+        let committed = self.batch.commit().into_iter().zip(self.waiting);
+        committed.map(|(meta, (at, waits))| (at, waits.done(meta)))
     }
 }
 
@@ -257,15 +291,15 @@ fn get(reached: &Reached) -> Result<(FileStat, Bytes), FileError> {
 struct Walks(HashMap<FilePath, Reached>);
 
 impl Walks {
-    /// As [`Gate::reach`], following links.
+    /// As [`Gate::reach`].
     fn reach(
         &mut self,
         root: &Root,
         gate: &Gate,
         action: &'static str,
-        path: &FilePath,
+        (path, follow): (&FilePath, Follow),
     ) -> Result<Reached, Halt> {
-        let walk = || gate.reach(root, &[action], path, Follow::Yes);
+        let walk = || gate.reach(root, &[action], path, follow);
         let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
             return walk();
         };

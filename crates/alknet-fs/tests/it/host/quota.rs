@@ -1,0 +1,367 @@
+//! Quotas: up to the limit, and not one past it.
+
+use super::world::{World, at, fails, names};
+use alknet_core::files::{
+    Attributes, CopyOptions, Create, FileErrorCode::QuotaExceeded, FileService, OpenOptions,
+    Removal, RenameOptions, ReplaceOptions,
+};
+use std::fs;
+
+#[tokio::test]
+async fn writes_in_place_end_at_the_limit() {
+    let world = World::limited(Some(10), None);
+    let file = world.open("www/a", OpenOptions::writing(Create::New)).await;
+    file.write_at(&world.all, 0, "12345678".into())
+        .await
+        .unwrap();
+    // What is there already is written anew for nothing.
+    file.write_at(&world.all, 0, "abcdefgh".into())
+        .await
+        .unwrap();
+    fails(
+        file.write_at(&world.all, 8, "xyz".into()).await,
+        QuotaExceeded,
+    );
+    fails(
+        file.write_at(&world.all, 10, "x".into()).await,
+        QuotaExceeded,
+    );
+    assert_eq!(world.get("www/a"), "abcdefgh");
+    file.write_at(&world.all, 8, "ij".into()).await.unwrap();
+    fails(
+        file.write_at(&world.all, 10, "k".into()).await,
+        QuotaExceeded,
+    );
+    assert_eq!(world.get("www/a"), "abcdefghij");
+}
+
+#[tokio::test]
+async fn what_is_appended_ends_at_the_limit() {
+    let world = World::limited(Some(10), None);
+    let appending = OpenOptions {
+        append: true,
+        ..OpenOptions::writing(Create::New)
+    };
+    let file = world.open("www/a", appending).await;
+    file.write_at(&world.all, 0, "123456789".into())
+        .await
+        .unwrap();
+    fails(
+        file.write_at(&world.all, 0, "xx".into()).await,
+        QuotaExceeded,
+    );
+    file.write_at(&world.all, 0, "0".into()).await.unwrap();
+    fails(
+        file.write_at(&world.all, 0, "x".into()).await,
+        QuotaExceeded,
+    );
+    assert_eq!(world.get("www/a"), "1234567890");
+}
+
+#[tokio::test]
+async fn a_length_is_set_up_to_the_limit() {
+    let world = World::limited(Some(10), None);
+    let file = world.open("www/a", OpenOptions::writing(Create::New)).await;
+    let length = |bytes| Attributes {
+        bytes: Some(bytes),
+        ..Attributes::default()
+    };
+    fails(
+        file.set_attributes(&world.all, length(11)).await,
+        QuotaExceeded,
+    );
+    file.set_attributes(&world.all, length(10)).await.unwrap();
+    let set = async |bytes| {
+        let path = at("www/a");
+        world
+            .buckets
+            .set_attributes(&world.all, &path, true, length(bytes))
+            .await
+    };
+    fails(set(11).await, QuotaExceeded);
+    set(3).await.unwrap();
+    // What was cut off is there for others.
+    world.put_small("www/b", "1234567").await.unwrap();
+    fails(set(4).await, QuotaExceeded);
+}
+
+#[tokio::test]
+async fn a_new_content_has_the_room_of_the_old_one() {
+    let world = World::limited(Some(10), None);
+    world.put("www/a", "123456");
+    let replace = async |bytes: &'static str| {
+        let mut new = world.replace("www/a", ReplaceOptions::default()).await?;
+        new.write(&world.all, bytes.into()).await?;
+        new.commit(&world.all).await
+    };
+    fails(replace("12345678901").await, QuotaExceeded);
+    assert_eq!(world.get("www/a"), "123456");
+    replace("1234567890").await.unwrap();
+    replace("123").await.unwrap();
+    fails(world.put_small("www/b", "12345678").await, QuotaExceeded);
+    world.put_small("www/b", "1234567").await.unwrap();
+    fails(world.put_small("www/c", "1").await, QuotaExceeded);
+    assert_eq!(names(&world.host("www")), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn what_is_announced_is_refused_at_once() {
+    let world = World::limited(Some(10), None);
+    let announced = |bytes| ReplaceOptions {
+        bytes: Some(bytes),
+        ..ReplaceOptions::default()
+    };
+    fails(world.replace("www/a", announced(11)).await, QuotaExceeded);
+    let first = world.replace("www/a", announced(6)).await.unwrap();
+    // What was announced is kept for who announced it.
+    fails(world.replace("www/b", announced(5)).await, QuotaExceeded);
+    first.discard().await;
+    world
+        .replace("www/b", announced(10))
+        .await
+        .unwrap()
+        .discard()
+        .await;
+    assert!(names(&world.host("www")).is_empty());
+}
+
+#[tokio::test]
+async fn holes_count_as_bytes() {
+    let world = World::limited(Some(1000), None);
+    let mut new = world
+        .replace("www/a", ReplaceOptions::default())
+        .await
+        .unwrap();
+    fails(new.skip(&world.all, 1001).await, QuotaExceeded);
+    new.skip(&world.all, 1000).await.unwrap();
+    fails(new.write(&world.all, "x".into()).await, QuotaExceeded);
+    assert_eq!(new.commit(&world.all).await.unwrap().bytes, 1000);
+}
+
+#[tokio::test]
+async fn a_copy_ends_at_the_limit() {
+    let world = World::limited(Some(10), None);
+    world.put("www/a", "12345");
+    world.put("www/long", "");
+    let copy = async |from, to| {
+        let options = CopyOptions::default();
+        world
+            .buckets
+            .copy(&world.all, &at(from), &at(to), options)
+            .await
+    };
+    copy("www/a", "www/b").await.unwrap();
+    fails(copy("www/a", "www/c").await, QuotaExceeded);
+    assert_eq!(names(&world.host("www")), ["a", "b", "long"]);
+}
+
+#[tokio::test]
+async fn entries_of_every_kind_end_at_the_limit() {
+    let world = World::limited(None, Some(5));
+    let (all, www) = (&world.all, &world.buckets);
+    www.make_directory(all, &at("www/d"), None).await.unwrap();
+    world.put_small("www/f", "x").await.unwrap();
+    www.symlink(all, &at("www/s"), b"f").await.unwrap();
+    www.link(all, &at("www/f"), &at("www/l")).await.unwrap();
+    world.open("www/o", OpenOptions::writing(Create::New)).await;
+    fails(
+        www.make_directory(all, &at("www/x"), None).await,
+        QuotaExceeded,
+    );
+    fails(world.put_small("www/x", "x").await, QuotaExceeded);
+    fails(www.symlink(all, &at("www/x"), b"f").await, QuotaExceeded);
+    fails(
+        www.link(all, &at("www/f"), &at("www/x")).await,
+        QuotaExceeded,
+    );
+    let writing = OpenOptions::writing(Create::IfMissing);
+    fails(www.open(all, &at("www/x"), writing).await, QuotaExceeded);
+    fails(
+        world.replace("www/x", ReplaceOptions::default()).await,
+        QuotaExceeded,
+    );
+    let copied = www
+        .copy(all, &at("www/f"), &at("www/x"), CopyOptions::default())
+        .await;
+    fails(copied, QuotaExceeded);
+    assert_eq!(names(&world.host("www")), ["d", "f", "l", "o", "s"]);
+    // What is there already makes no new one.
+    world.put_small("www/f", "y").await.unwrap();
+    www.open(all, &at("www/o"), writing).await.unwrap();
+    www.rename(all, &at("www/s"), &at("www/t"), RenameOptions::default())
+        .await
+        .unwrap();
+    fails(world.put_small("www/x", "x").await, QuotaExceeded);
+    // A rename that replaces frees one.
+    let replacing = RenameOptions { replace: true };
+    www.rename(all, &at("www/t"), &at("www/o"), replacing)
+        .await
+        .unwrap();
+    world.put_small("www/x", "x").await.unwrap();
+    fails(world.put_small("www/y", "x").await, QuotaExceeded);
+    www.remove(all, &at("www/d"), Removal::Directory)
+        .await
+        .unwrap();
+    world.put_small("www/y", "x").await.unwrap();
+    fails(world.put_small("www/z", "x").await, QuotaExceeded);
+}
+
+#[tokio::test]
+async fn what_is_removed_makes_room() {
+    let world = World::limited(Some(10), Some(4));
+    world.put_small("www/a", "1234567890").await.unwrap();
+    fails(world.put_small("www/b", "1").await, QuotaExceeded);
+    world
+        .buckets
+        .remove(&world.all, &at("www/a"), Removal::File)
+        .await
+        .unwrap();
+    world
+        .buckets
+        .make_directory(&world.all, &at("www/d"), None)
+        .await
+        .unwrap();
+    world.put_small("www/d/b", "12345").await.unwrap();
+    world.put_small("www/d/c", "12345").await.unwrap();
+    fails(world.put_small("www/e", "1").await, QuotaExceeded);
+    world
+        .buckets
+        .remove(&world.all, &at("www/d"), Removal::Tree)
+        .await
+        .unwrap();
+    world.put_small("www/e", "1234567890").await.unwrap();
+    fails(world.put_small("www/f", "1").await, QuotaExceeded);
+}
+
+#[tokio::test]
+async fn a_file_with_two_names_counts_once() {
+    let world = World::limited(Some(10), None);
+    world.put("www/a", "123456");
+    fs::hard_link(world.host("www/a"), world.host("www/b")).unwrap();
+    world.put_small("www/c", "1234").await.unwrap();
+    world
+        .buckets
+        .remove(&world.all, &at("www/b"), Removal::File)
+        .await
+        .unwrap();
+    fails(world.put_small("www/d", "1").await, QuotaExceeded);
+    world
+        .buckets
+        .remove(&world.all, &at("www/a"), Removal::File)
+        .await
+        .unwrap();
+    world.put_small("www/d", "123456").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_kept_of_a_cut_upload_counts_until_it_is_collected() {
+    let world = World::limited(Some(10), None);
+    let resumable = || ReplaceOptions {
+        resume: Some("again".into()),
+        ..ReplaceOptions::default()
+    };
+    let mut new = world.replace("www/a", resumable()).await.unwrap();
+    new.write(&world.all, "123456".into()).await.unwrap();
+    drop(new);
+    fails(world.put_small("www/b", "12345").await, QuotaExceeded);
+    // Who goes on with it does not need the room twice.
+    let mut new = world.replace("www/a", resumable()).await.unwrap();
+    assert_eq!(new.bytes(), 6);
+    new.write(&world.all, "7890".into()).await.unwrap();
+    drop(new);
+    let collected = world.buckets.collect(&world.all, &at("www")).await.unwrap();
+    assert_eq!((collected.partials, collected.bytes), (1, 10));
+    world.put_small("www/b", "1234567890").await.unwrap();
+    assert_eq!(names(&world.host("www")), ["b"]);
+}
+
+#[tokio::test]
+async fn many_at_once_do_not_pass_the_limit() {
+    let world = std::sync::Arc::new(World::limited(Some(1000), None));
+    let tasks = (0..32).map(|task| {
+        let world = world.clone();
+        tokio::spawn(async move {
+            let file = world
+                .open("www/shared", OpenOptions::writing(Create::IfMissing))
+                .await;
+            let mut kept = 0;
+            for step in 0..20_u64 {
+                let offset = step * 50;
+                let own = format!("www/{task}-{step}");
+                let shared = file.write_at(&world.all, offset, vec![1; 30].into()).await;
+                let _ = shared.is_ok();
+                kept += u64::from(world.put_small(&own, vec![2; 17]).await.is_ok()) * 17;
+            }
+            kept
+        })
+    });
+    let kept: Vec<u64> = futures::future::join_all(tasks)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let shared = fs::metadata(world.host("www/shared")).unwrap().len();
+    let kept = kept.iter().sum::<u64>() + shared;
+    let found: u64 = names(&world.host("www"))
+        .iter()
+        .map(|name| fs::metadata(world.host("www").join(name)).unwrap().len())
+        .sum();
+    assert_eq!(found, kept);
+    assert!((970..=1000).contains(&found), "{found}");
+}
+
+#[tokio::test]
+async fn the_room_that_is_told_is_what_the_quota_leaves() {
+    let world = World::limited(Some(1000), Some(10));
+    world.put("www/a", vec![0; 300]);
+    let space = world.buckets.space(&world.all, &at("www")).await.unwrap();
+    assert_eq!((space.bytes, space.bytes_free), (1000, 700));
+    assert_eq!((space.entries, space.entries_free), (10, 9));
+    assert!(!space.read_only);
+}
+
+#[tokio::test]
+async fn room_that_is_to_be_left_on_the_disk_is_left() {
+    let world = World::with(|www| www.keep_free = alknet_fs::ByteSize::MAX);
+    let told = fails(
+        world.put_small("www/a", "x").await,
+        alknet_core::files::FileErrorCode::NoSpace,
+    );
+    assert_eq!(told, "`www/a`: the disk would be fuller than allowed");
+    let file = world.open("www/b", OpenOptions::writing(Create::New)).await;
+    let written = file.write_at(&world.all, 0, "x".into()).await;
+    fails(written, alknet_core::files::FileErrorCode::NoSpace);
+    let mut new = world
+        .replace("www/c", ReplaceOptions::default())
+        .await
+        .unwrap();
+    fails(
+        new.write(&world.all, "x".into()).await,
+        alknet_core::files::FileErrorCode::NoSpace,
+    );
+    // Holes take no room.
+    new.skip(&world.all, 1 << 40).await.unwrap();
+    drop(new);
+    let announced = ReplaceOptions {
+        bytes: Some(1),
+        ..ReplaceOptions::default()
+    };
+    fails(
+        world.replace("www/c", announced.clone()).await,
+        alknet_core::files::FileErrorCode::NoSpace,
+    );
+    let sparse = ReplaceOptions {
+        sparse: true,
+        ..announced
+    };
+    world.replace("www/c", sparse).await.unwrap();
+    assert_eq!(
+        world
+            .buckets
+            .space(&world.all, &at("www"))
+            .await
+            .unwrap()
+            .bytes_free,
+        0
+    );
+}
