@@ -422,6 +422,9 @@ mod tests {
         covers(Bucket, "www/100%25*", &form("www/100%25 sure"), true);
         covers(Bucket, "www/%ff*", &form("www/%FF%FE"), true);
         covers(Bucket, "www/%2A", "www/*", true);
+        // A star stands for bytes of the name, not for letters of its escapes.
+        covers(Bucket, "www/*5", &form("www/100%25"), false);
+        covers(Bucket, "www/*F", &form("www/%FF"), false);
         covers(Bucket, "www/%2a", "www/a", false);
         covers(Bucket, "www/*", "www/*", true);
         for bad in ["www/100%", "www/%2e%2E", "www/a%2Fb", "www/%00"] {

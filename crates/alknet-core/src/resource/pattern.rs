@@ -4,7 +4,7 @@ use super::{
     Host, ResourceError, ResourceKind, address::judged, check_way, invalid, split_host_port,
     text_bytes_max, unmapped,
 };
-use crate::files::{escape_name, unescape_name};
+use crate::files::unescape_name;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A pattern over resources of one kind, parsed once.
@@ -188,7 +188,8 @@ fn parse_path_pattern(kind: ResourceKind, text: &str) -> Result<Matcher, Resourc
 }
 
 /// What stands between stars is written as names are, in whatever form, and
-/// compared in their one form.
+/// compared as bytes: a star stands for whole bytes of a name, and never for a
+/// part of an escape (`*5` does not cover `100%`, whose text is `100%25`).
 fn parse_name_pattern(part: &str) -> Result<Segment, ResourceError> {
     let mut pattern = Vec::with_capacity(part.len());
     for (at, literal) in part.split('*').enumerate() {
@@ -200,9 +201,8 @@ fn parse_name_pattern(part: &str) -> Result<Segment, ResourceError> {
         if bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
             return Err(invalid(ResourceKind::Bucket, "a name holds `/` or NUL"));
         }
-        let form = escape_name(&bytes).into_owned().into_bytes();
-        let star = |byte| if byte == b'*' { STAR } else { byte };
-        pattern.extend(form.into_iter().map(star));
+        let star = |byte: &u8| if *byte == b'*' { STAR } else { *byte };
+        pattern.extend(bytes.iter().map(star));
     }
     Ok(Segment::Name(pattern))
 }
@@ -213,7 +213,7 @@ fn path_covers(pattern: &[Segment], names: &[&str]) -> bool {
         // `www/**` covers `www` itself: who may list the tree may see its root.
         ([Segment::Rest], _) => true,
         ([Segment::Name(first), rest @ ..], [name, more @ ..]) => {
-            glob_segment(first, name.as_bytes()) && path_covers(rest, more)
+            name_covers(first, name) && path_covers(rest, more)
         }
         _ => false,
     }
@@ -224,7 +224,7 @@ fn path_covers_tree(pattern: &[Segment], names: &[&str]) -> bool {
     match (pattern, names) {
         ([Segment::Rest], _) => true,
         ([Segment::Name(first), rest @ ..], [name, more @ ..]) => {
-            glob_segment(first, name.as_bytes()) && path_covers_tree(rest, more)
+            name_covers(first, name) && path_covers_tree(rest, more)
         }
         _ => false,
     }
@@ -235,9 +235,18 @@ fn path_reaches(pattern: &[Segment], names: &[&str]) -> bool {
     match (pattern, names) {
         ([Segment::Rest], _) | (_, []) => true,
         ([Segment::Name(first), rest @ ..], [name, more @ ..]) => {
-            glob_segment(first, name.as_bytes()) && path_reaches(rest, more)
+            name_covers(first, name) && path_reaches(rest, more)
         }
         _ => false,
+    }
+}
+
+/// Whether a pattern covers a name in canonical form.
+fn name_covers(pattern: &[u8], name: &str) -> bool {
+    match unescape_name(name) {
+        Ok(bytes) => glob_segment(pattern, &bytes),
+        // Not in that form: taken as it is.
+        Err(_) => glob_segment(pattern, name.as_bytes()),
     }
 }
 
