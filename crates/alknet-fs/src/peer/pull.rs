@@ -22,6 +22,8 @@ use tokio::time::timeout;
 
 /// Time for the other node to answer at all.
 const OPEN_MAX: Duration = Duration::from_secs(30);
+/// Time for it to take note that everything arrived.
+const END_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -135,7 +137,12 @@ async fn fetch(
         refused = lost => return Err(refused),
     };
     match received {
-        Ok(Some(pulled)) => Ok(pulled),
+        Ok(Some(pulled)) => {
+            // So that the offer is used up when the call ends. Everything is
+            // here, whatever comes of that.
+            let _ = timeout(END_MAX, far.done).await;
+            Ok(pulled)
+        }
         // The other node says why it said no more.
         Ok(None) => Err(match far.done.await {
             Err(error) => from_peer(&peer, error),

@@ -7,6 +7,7 @@ mod backup;
 mod bans;
 mod catalogue;
 mod files;
+mod files_peers;
 mod find;
 mod forward;
 mod isolation;
