@@ -38,11 +38,15 @@ use self::{
 use crate::{
     app::App,
     descriptors,
+    duration::millis,
     failure::{Exit, Failure},
+    files::FilePlace,
     hint::{Place, explain},
-    node_access::CallError,
+    node_access::{CallError, CallOptions},
 };
+use serde_json::json;
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -52,6 +56,8 @@ use tokio::time::sleep;
 const TRY_FOR: Duration = Duration::from_secs(60);
 /// The first wait before another attempt; each is twice as long as the one before.
 const WAIT_FIRST: Duration = Duration::from_millis(500);
+/// How long a peer is looked for before an attempt.
+const DIAL_FOR: Duration = Duration::from_secs(10);
 /// The longest wait, unless the peer asks for more.
 const WAIT_MAX: Duration = Duration::from_secs(8);
 
@@ -120,6 +126,26 @@ fn exit_of(sums: &Sums, _: crate::output::Out) -> Result<Exit, Failure> {
     }
 }
 
+/// Has the node here look for the peers at once, which it would do by and by.
+async fn dial(app: &App, request: &Request) {
+    let Ok(home) = app.home().await else { return };
+    let places = request.sources.iter().chain([&request.destination]);
+    let peers: BTreeSet<String> = places
+        .filter_map(|place| match place {
+            FilePlace::Remote(place) => Some(place.route.first()?.to_string()),
+            FilePlace::Local(_) => None,
+        })
+        .collect();
+    for peer in peers {
+        let input = json!({ "peer": peer, "timeout_ms": millis(DIAL_FOR) });
+        let dialled = home.call("peers/dial", input, CallOptions::default()).await;
+        // Who may not dial waits for the node to do it; the copy tells the rest.
+        if let Err(error) = dialled {
+            tracing::debug!(%error, "not dialled");
+        }
+    }
+}
+
 async fn attempt(
     app: &App,
     request: &Request,
@@ -127,6 +153,9 @@ async fn attempt(
     attempts: &mut Attempts,
 ) -> Result<(), Trouble> {
     let mut shape = attempts.shape;
+    if attempts.is_planned {
+        dial(app, request).await;
+    }
     attempts.moved = report.moved_so_far();
     let mut copy = plan(app, request, report, &mut shape).await?;
     attempts.shape = shape;

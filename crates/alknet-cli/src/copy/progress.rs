@@ -62,6 +62,15 @@ impl Line {
         }
     }
 
+    /// Takes it away from a terminal; elsewhere it tells how far it came.
+    pub(super) fn finish(mut self, now: &Shown) {
+        self.clear();
+        if !self.is_terminal {
+            self.told = None;
+            self.draw(now);
+        }
+    }
+
     pub(super) fn draw(&mut self, now: &Shown) {
         let every = if self.is_terminal {
             DRAW_EVERY

@@ -286,22 +286,28 @@ impl Report {
     }
 
     fn redraw(&self, state: &mut State) {
+        if state.line.is_none() {
+            return;
+        }
+        let now = self.now(state);
+        if let Some(line) = &mut state.line {
+            line.draw(&now);
+        }
+    }
+
+    fn now(&self, state: &State) -> Shown {
         let is_known = self.totals.is_known.load(Relaxed);
-        let now = Shown {
+        let total = (
+            self.totals.files.load(Relaxed),
+            self.totals.bytes.load(Relaxed),
+        );
+        Shown {
             files: state.done_files,
             bytes: self.done_bytes.load(Relaxed),
             moved: self.moved_bytes.load(Relaxed),
             failed: state.sums.failed,
-            total: is_known.then(|| {
-                (
-                    self.totals.files.load(Relaxed),
-                    self.totals.bytes.load(Relaxed),
-                )
-            }),
+            total: is_known.then_some(total),
             seconds: self.started.elapsed().as_secs_f64(),
-        };
-        if let Some(line) = &mut state.line {
-            line.draw(&now);
         }
     }
 
@@ -353,8 +359,9 @@ impl Report {
         let seconds = self.started.elapsed().as_secs_f64();
         let moved = self.moved_bytes.load(Relaxed);
         let mut state = self.state();
-        if let Some(mut line) = state.line.take() {
-            line.clear();
+        let now = self.now(&state);
+        if let Some(line) = state.line.take() {
+            line.finish(&now);
         }
         drop(state);
         if sums.lost_bits > 0 {
