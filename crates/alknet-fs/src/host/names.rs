@@ -200,8 +200,6 @@ impl Bucket {
             let root = bucket.root()?;
             let from = gate.reach(&root, &["read", "write"], &existing, Follow::No)?;
             let to = gate.reach(&root, &["write"], &new, Follow::No)?;
-            let from_name = from.walked.name().map_err(|error| from.says(error))?;
-            let to_name = to.new_name()?;
             // Said of the one that it is true of.
             match from.meta()?.kind {
                 FileKind::File => {}
@@ -215,6 +213,8 @@ impl Bucket {
                     return Err(from.fails(FileErrorCode::NotAFile, what).into());
                 }
             }
+            let from_name = from.walked.name().map_err(|error| from.says(error))?;
+            let to_name = to.new_name()?;
             let claim = Claim::of(&bucket, &to.named, 0, 1)?;
             let made = from
                 .walked
