@@ -123,13 +123,13 @@ impl Ground {
     async fn all(&self) -> Told {
         let permit = self.permit("bob", &["fs:list", "bucket:**=list"]);
         let watch = self.begin(&permit, "www", true, None).await.unwrap();
-        Told { watch, permit }
+        Told::new(watch, permit)
     }
 
     async fn told(&self, file: &str, recursive: bool) -> Told {
         let permit = self.permit("bob", &["fs:list", "bucket:**=list"]);
         let watch = self.begin(&permit, file, recursive, None).await.unwrap();
-        Told { watch, permit }
+        Told::new(watch, permit)
     }
 }
 
@@ -140,11 +140,20 @@ fn below(path: &FilePath) -> String {
 }
 
 struct Told {
+    markers: u32,
     watch: Box<dyn Watch>,
     permit: Permit,
 }
 
 impl Told {
+    fn new(watch: Box<dyn Watch>, permit: Permit) -> Self {
+        Self {
+            markers: 0,
+            watch,
+            permit,
+        }
+    }
+
     async fn next(&mut self) -> Result<Vec<FileChange>, FileError> {
         let next = timeout(PATIENCE, self.watch.next(&self.permit)).await;
         next.expect("something is told")
@@ -166,13 +175,12 @@ impl Told {
 
     /// Makes a file in the root and tells what was told before that, in words.
     async fn before_marker(&mut self, ground: &Ground) -> Vec<String> {
-        fs::write(ground.at("marker"), "").unwrap();
-        let told = self.until("www/marker").await;
-        fs::remove_file(ground.at("marker")).unwrap();
-        let told = told
-            .iter()
-            .filter(|change| change.file != path("www/marker"));
-        let mut told: Vec<String> = told.map(said).collect();
+        self.markers += 1;
+        let marker = format!("marker{}", self.markers);
+        fs::write(ground.at(&marker), "").unwrap();
+        let told = self.until(&format!("www/{marker}")).await;
+        let told = told.iter().map(said);
+        let mut told: Vec<String> = told.filter(|said| !said.contains("marker")).collect();
         // One writing may be told in parts.
         told.dedup();
         told
@@ -460,21 +468,15 @@ async fn a_cursor_goes_on_after_a_cut() {
     drop(watch);
     fs::write(ground.at("sub/x"), "").unwrap();
     let again = ground.begin(&permit, "www/sub", true, Some(cursor)).await;
-    let mut told = Told {
-        watch: again.unwrap(),
-        permit,
-    };
+    let mut told = Told::new(again.unwrap(), permit);
     let seen = told.until("www/sub/x").await;
     assert_eq!(said(&seen[0]), "created www/sub/x");
 
     let cursor = seen[0].cursor.clone();
-    let Told { watch, permit } = told;
+    let Told { watch, permit, .. } = told;
     drop(watch);
     let wider = ground.begin(&permit, "www", true, Some(cursor)).await;
-    let mut told = Told {
-        watch: wider.unwrap(),
-        permit,
-    };
+    let mut told = Told::new(wider.unwrap(), permit);
     let seen = told.next().await.unwrap();
     assert_eq!(said(&seen[0]), "missed www", "that was not watched");
 
@@ -497,7 +499,7 @@ async fn what_may_not_be_listed_is_not_told() {
     let grants = &["fs:list", "bucket:www/**=list", "!bucket:www/private/**=*"];
     let permit = ground.permit("eve", grants);
     let watch = ground.begin(&permit, "www", true, None).await.unwrap();
-    let mut told = Told { watch, permit };
+    let mut told = Told::new(watch, permit);
     fs::write(ground.at("private/a"), "").unwrap();
     fs::rename(ground.at("private/a"), ground.at("public/a")).unwrap();
     fs::rename(ground.at("public/a"), ground.at("public/b")).unwrap();
@@ -517,7 +519,7 @@ async fn what_is_taken_back_is_told_no_more() {
     fs::create_dir(ground.at("sub")).unwrap();
     let permit = ground.permit("eve", &["fs:list", "bucket:**=list"]);
     let watch = ground.begin(&permit, "www", true, None).await.unwrap();
-    let mut told = Told { watch, permit };
+    let mut told = Told::new(watch, permit);
     let mut all = ground.all().await;
 
     // Made while it was allowed, told when it is not.
