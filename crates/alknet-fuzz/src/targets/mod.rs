@@ -14,8 +14,10 @@ mod json;
 mod judging;
 mod models;
 mod names;
+mod paths;
 mod resources;
 mod schemas;
+mod streams;
 mod tickets;
 mod vault;
 mod walks;
@@ -55,6 +57,10 @@ pub const TARGETS: &[Target] = &[
     resources::GRANTS,
     resources::RESOURCES,
     resources::PATTERNS,
+    paths::PATHS,
+    paths::TREES,
+    streams::STREAMS,
+    streams::HOLES,
     access::ACCESS,
     addresses::ADDRESSES,
     addresses::VETTING,

@@ -105,6 +105,143 @@ pub(super) fn path_covers(pattern: &str, path: &str) -> bool {
         .all(|(pattern, name)| stars_cover(pattern, name))
 }
 
+/// `%XX` read byte by byte.
+pub(super) fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let (mut bytes, mut rest) = (Vec::new(), text.bytes());
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut value = 0;
+        for _ in 0..2 {
+            let digit = match rest.next()? {
+                digit @ b'0'..=b'9' => digit - b'0',
+                digit @ b'a'..=b'f' => digit - b'a' + 10,
+                digit @ b'A'..=b'F' => digit - b'A' + 10,
+                _ => return None,
+            };
+            value = value * 16 + digit;
+        }
+        bytes.push(value);
+    }
+    Some(bytes)
+}
+
+/// Bytes as text: letters of UTF-8 as they are, but for `%`; all else `%XX`.
+pub(super) fn escaped(bytes: &[u8]) -> String {
+    let (mut text, mut at) = (String::new(), 0);
+    while at < bytes.len() {
+        let lengths = 1..=4.min(bytes.len() - at);
+        let letter = lengths
+            .filter_map(|len| std::str::from_utf8(&bytes[at..at + len]).ok())
+            .next();
+        match letter {
+            Some(letter) if letter != "%" => {
+                text.push_str(letter);
+                at += letter.len();
+            }
+            _ => {
+                text.push_str(&format!("%{:02X}", bytes[at]));
+                at += 1;
+            }
+        }
+    }
+    text
+}
+
+/// A bucket with its version, and names as bytes: `bucket[@branch]/names`.
+pub(super) fn file_path(text: &str) -> Option<(String, Vec<Vec<u8>>)> {
+    let mut all = parts(text, '/');
+    let root = all.remove(0);
+    let is_word = |text: &str| {
+        let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (1..=63).contains(&text.len()) && text.chars().all(fine)
+    };
+    let versions = parts(&root, '@');
+    let fine = match &versions[..] {
+        [bucket] => is_word(bucket),
+        [bucket, branch] => is_word(bucket) && is_word(branch),
+        [bucket, nothing, _, ..] => {
+            let moment = versions[2..].join("@");
+            let is_plain = !moment.contains('%') && !moment.contains('\0');
+            is_word(bucket) && nothing.is_empty() && !moment.is_empty() && is_plain
+        }
+        [] => false,
+    };
+    let mut names = Vec::new();
+    for part in all.iter().filter(|part| !part.is_empty()) {
+        let name = unescaped(part)?;
+        let is_name = (1..=255).contains(&name.len())
+            && !matches!(&name[..], b"." | b"..")
+            && !name.contains(&b'/')
+            && !name.contains(&0);
+        if !is_name {
+            return None;
+        }
+        names.push(name);
+    }
+    let bytes: usize = names.iter().map(Vec::len).sum();
+    let slashes = names.len().saturating_sub(1);
+    (fine && bytes + slashes <= 4095).then_some((root, names))
+}
+
+/// Whether a pattern of `bucket:` covers a file: as [`path_covers`], with names
+/// compared as bytes, and a star only where one is written as such.
+pub(super) fn file_covers(pattern: &str, path: &str) -> bool {
+    if pattern == "*" || pattern == "**" {
+        return true;
+    }
+    let mut pattern = parts(pattern, '/');
+    if pattern.last().is_some_and(String::is_empty) {
+        pattern.pop();
+    }
+    let path = parts(path, '/');
+    let is_open = pattern.last().is_some_and(|last| last == "**");
+    if is_open {
+        pattern.pop();
+    }
+    let fits = match is_open {
+        true => path.len() >= pattern.len(),
+        false => path.len() == pattern.len(),
+    };
+    fits && pattern.iter().zip(&path).all(|(pattern, name)| {
+        let pieces = parts(pattern, '*');
+        let pieces: Option<Vec<Vec<u8>>> = pieces.iter().map(|piece| unescaped(piece)).collect();
+        match (pieces, unescaped(name)) {
+            (Some(pieces), Some(name)) => pieces_cover(&pieces, &name),
+            _ => false,
+        }
+    })
+}
+
+/// Whether a text is these pieces with anything between them: after each piece,
+/// every place where it may have ended.
+fn pieces_cover(pieces: &[Vec<u8>], text: &[u8]) -> bool {
+    let mut ends: Vec<usize> = Vec::new();
+    for (n, piece) in pieces.iter().enumerate() {
+        let may_begin = |at: &usize| match n {
+            0 => *at == 0,
+            _ => ends.iter().any(|end| end <= at),
+        };
+        let begins = (0..=text.len()).filter(may_begin);
+        let fits = begins.filter(|at| text[*at..].starts_with(piece));
+        ends = fits.map(|at| at + piece.len()).collect();
+    }
+    ends.contains(&text.len())
+}
+
+/// A name that each part of a pattern of `bucket:` covers, in the one form;
+/// nothing from `**` on.
+pub(super) fn names_of(pattern: &str) -> Vec<String> {
+    let parts = parts(pattern, '/').into_iter();
+    let named = parts.take_while(|part| part != "**" && !part.is_empty());
+    named
+        .filter_map(|part| unescaped(&part.replace('*', "x")))
+        .map(|name| escaped(&name))
+        .collect()
+}
+
 /// Whether text is covered where each `*` stands for any letters: a table of
 /// which beginnings cover which.
 fn stars_cover(pattern: &str, text: &str) -> bool {

@@ -91,6 +91,9 @@ const RESOURCE_TOKENS: &[&[u8]] = &[
     b"db.lan",
     b".",
     b"%00",
+    b"%25",
+    b"%2A",
+    b"%ff",
 ];
 
 fn grants(data: &[u8]) {
@@ -153,11 +156,10 @@ fn resources(data: &[u8]) {
                 "{canonical:?}"
             );
             assert!(!canonical.starts_with(['/', '@']));
-            // Nothing is lost but slashes.
-            let kept: Vec<String> = models::parts(&text, '/')
-                .into_iter()
-                .filter(|part| !part.is_empty())
-                .collect();
+            // Nothing is lost but slashes, and how a byte was written.
+            let (root, names) = models::file_path(&text).expect("it was read");
+            let kept = names.iter().map(|name| models::escaped(name));
+            let kept: Vec<String> = std::iter::once(root).chain(kept).collect();
             assert_eq!(kept.join("/"), canonical);
         }
         ResourceKind::Net => net(&text, &canonical),
@@ -265,7 +267,7 @@ fn patterns(data: &[u8]) {
     assert_eq!(parsed.as_str(), pattern);
     let covers = parsed.covers(&canonical);
     let wanted = match kind {
-        ResourceKind::Bucket => models::path_covers(pattern, &canonical),
+        ResourceKind::Bucket => models::file_covers(pattern, &canonical),
         ResourceKind::Topic => pattern == "*" || models::path_covers(pattern, &canonical),
         ResourceKind::Net => net_covers(pattern, &canonical, models::stands_for),
         ResourceKind::Command => match pattern.strip_suffix('*') {
@@ -393,6 +395,7 @@ fn resource_seeds() -> Vec<Vec<u8>> {
         (Bucket, "www@dev/a/b"),
         (Bucket, "www/../etc"),
         (Bucket, "www/.../x"),
+        (Bucket, "www/100%25/%fF%41"),
         (Net, "db.lan:5432"),
         (Net, "DB.LAN.:9"),
         (Net, "10.0.0.1:80"),
@@ -422,6 +425,8 @@ fn pattern_seeds() -> Vec<Vec<u8>> {
         (Bucket, "www/public/**\nwww/public/a/b"),
         (Bucket, "www/*.txt\nwww/a.txt"),
         (Bucket, "*\nwww"),
+        (Bucket, "www/%2A%ff*\nwww/%2a%FFx"),
+        (Bucket, "www/*5\nwww/100%25"),
         (Bucket, "www/*/b*c*/\nwww/x/bac"),
         (Bucket, "**\na"),
         (Bucket, "www@*/**\nwww@dev/a"),

@@ -1,0 +1,2 @@
+#![no_main]
+alknet_fuzz_coverage::fuzz!("holes");
