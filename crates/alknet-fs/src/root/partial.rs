@@ -1,6 +1,9 @@
 //! New contents on their way to a name, which they take as a whole.
 
-use super::{Directory, File, Meta, OpenHow, RootError, directory::usable, file::refuse_set_id};
+use super::{
+    Directory, File, Meta, OpenHow, RootError, directory::usable, entries::raw_mode,
+    file::refuse_set_id,
+};
 use alknet_core::files::{Attributes, Create, FileKind, FileName};
 use data_encoding::HEXLOWER;
 use rustix::{
@@ -125,7 +128,7 @@ impl Directory {
             };
             let meta = file.meta()?;
             if found.is_none() {
-                fchmod(&file, Mode::RUSR | Mode::WUSR)?;
+                try_mode(&file, 0o600)?;
             }
             if !lock(&file)? {
                 return Err(RootError::Busy);
@@ -313,24 +316,22 @@ impl Partial {
     pub(super) fn prepare(&mut self, commit: &Commit) -> Result<(), RootError> {
         let found = self.found()?;
         check_place(&commit.place, found.as_ref())?;
-        let mut attributes = Attributes {
+        if let Some(mode) = commit.attributes.mode {
+            refuse_set_id(mode)?;
+        } else if let Some(found) = found.filter(|found| found.kind == FileKind::File) {
+            self.take_owner(&found, &commit.attributes)?;
+            try_mode(&self.file, found.mode & 0o777)?;
+        } else {
+            let mode = match self.new_mode {
+                Some(mode) => mode,
+                None => self.directory.new_mode()?,
+            };
+            try_mode(&self.file, mode)?;
+        }
+        let attributes = Attributes {
             bytes: None,
             ..commit.attributes
         };
-        match (attributes.mode, found) {
-            (Some(mode), _) => refuse_set_id(mode)?,
-            (None, Some(found)) if found.kind == FileKind::File => {
-                self.take_owner(&found, &attributes)?;
-                attributes.mode = Some(found.mode & 0o777);
-            }
-            (None, _) => {
-                let mode = match self.new_mode {
-                    Some(mode) => mode,
-                    None => self.directory.new_mode()?,
-                };
-                attributes.mode = Some(mode);
-            }
-        }
         self.file.set_attributes(&attributes)?;
         Ok(())
     }
@@ -442,11 +443,23 @@ fn is_race(error: &RootError) -> bool {
     exists || error.is_not_found() || matches!(error, RootError::Changed)
 }
 
+/// Sets a mode that nobody asked for, where the file system has modes: that of a
+/// memory stick refuses them for one's own files.
+fn try_mode(file: &File, mode: u32) -> Result<(), RootError> {
+    match fchmod(file, Mode::from_raw_mode(raw_mode(mode))) {
+        Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+        said => Ok(said?),
+    }
+}
+
 /// `false` if somebody else has it.
 fn lock(file: &File) -> Result<bool, RootError> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
+        // Some file systems of networks know no locks: there, two that go on with one
+        // file at once are kept apart by no one.
+        Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }

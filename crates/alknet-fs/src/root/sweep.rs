@@ -13,7 +13,7 @@ pub const STALE_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Directory {
     /// Removes the partial files of this directory that were last written before
-    /// `before` and that nobody has open. Those of other accounts stay.
+    /// `before` and that nobody has open. Those that this account may not read stay.
     ///
     /// # Errors
     ///
