@@ -256,3 +256,171 @@ fn entry_target(entry: &Entry) -> Option<Vec<u8>> {
     let target = unescape_name(entry.target.as_deref()?).ok()?;
     Some(target.into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        copy::{entry::Origin, piece::Piece},
+        node_access::FileTime,
+    };
+    use std::{fs, os::unix::fs::symlink, path::Path};
+
+    fn tree(top: &Path) -> LocalTree {
+        let put = PutOptions {
+            preserve: true,
+            no_clobber: false,
+        };
+        LocalTree::new(Root::open(top).unwrap(), put)
+    }
+
+    /// What a peer tells.
+    fn entry(top: &Path, path: &str, kind: FileKind) -> Entry {
+        Entry {
+            path: RelPath::parse(path).unwrap(),
+            kind,
+            bytes: 4,
+            mode: 0o4755,
+            mtime: FileTime::default(),
+            target: None,
+            origin: Origin::Local {
+                directory: Root::open(top).unwrap().directory(),
+                name: FileName::new(*b"-").unwrap(),
+                has_holes: false,
+            },
+        }
+    }
+
+    fn link(top: &Path, path: &str, target: &str) -> Entry {
+        Entry {
+            target: Some(target.to_owned()),
+            ..entry(top, path, FileKind::Symlink)
+        }
+    }
+
+    /// A tree to copy into, beside what nobody may touch.
+    fn beside() -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("outside")).unwrap();
+        fs::write(dir.path().join("outside/mine"), "mine").unwrap();
+        let top = dir.path().join("into");
+        fs::create_dir(&top).unwrap();
+        (dir, top)
+    }
+
+    #[track_caller]
+    fn assert_untouched(dir: &tempfile::TempDir) {
+        let outside = dir.path().join("outside");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        assert_eq!(fs::read(outside.join("mine")).unwrap(), b"mine");
+        let mode = outside.metadata().unwrap().permissions();
+        assert_ne!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0);
+    }
+
+    /// A link first, then a file through it: what CVE-2019-6111 of scp and
+    /// CVE-2022-29154 of rsync let a server do.
+    #[test]
+    fn nothing_is_written_through_links_that_a_peer_made() {
+        let (dir, top) = beside();
+        let mut tree = tree(&top);
+        for target in ["../outside", "/tmp", "..", "a/../../outside", "../../.."] {
+            let problem = tree.make_link(&link(&top, "l", target)).unwrap_err();
+            assert_eq!(problem.code, "LEADS_OUTSIDE", "{target}");
+        }
+        fs::create_dir(top.join("real")).unwrap();
+        tree.make_link(&link(&top, "to-real", "real")).unwrap();
+        let pieces = [Piece::Data(b"evil"[..].into())];
+        // Not even one that stays within.
+        let error = tree
+            .put(&entry(&top, "to-real/x", FileKind::File), &pieces)
+            .unwrap_err();
+        assert_eq!(Problem::of_root(&error).code, "NOT_A_DIRECTORY");
+        let directory = entry(&top, "to-real", FileKind::Directory);
+        assert!(tree.make_directory(&directory).is_err());
+        // One that the person has there leads out, and is not followed either.
+        symlink(dir.path().join("outside"), top.join("out")).unwrap();
+        for path in ["out/mine", "out/new", "out/sub/new"] {
+            assert!(
+                tree.put(&entry(&top, path, FileKind::File), &pieces)
+                    .is_err(),
+                "{path}"
+            );
+        }
+        assert!(
+            tree.make_directory(&entry(&top, "out/d", FileKind::Directory))
+                .is_err()
+        );
+        assert!(
+            tree.set_attributes(&entry(&top, "out", FileKind::Directory))
+                .is_err()
+        );
+        assert!(
+            tree.set_attributes(&entry(&top, "out/mine", FileKind::File))
+                .is_err()
+        );
+        assert!(tree.make_way(&RelPath::parse("out/mine").unwrap()).is_err());
+        tree.put(&entry(&top, "out", FileKind::File), &pieces)
+            .unwrap();
+        assert!(!top.join("out").is_symlink());
+        assert_untouched(&dir);
+    }
+
+    #[test]
+    fn what_is_put_never_runs_as_somebody_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_dir, top) = beside();
+        let mut tree = tree(&top);
+        let file = entry(&top, "run", FileKind::File);
+        tree.put(&file, &[Piece::Data(b"evil"[..].into())]).unwrap();
+        let mode = top.join("run").metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+    }
+
+    #[test]
+    fn names_of_unfinished_files_are_nobodys() {
+        let (_dir, top) = beside();
+        let mut tree = tree(&top);
+        let name = format!(".alknet-part-{}", "0".repeat(32));
+        let error = tree
+            .put(&entry(&top, &name, FileKind::File), &[])
+            .unwrap_err();
+        assert_eq!(Problem::of_root(&error).code, "NAME_REFUSED");
+    }
+
+    #[test]
+    fn what_is_the_same_is_seen() {
+        let (_dir, top) = beside();
+        let mut tree = tree(&top);
+        let file = entry(&top, "d/file", FileKind::File);
+        assert_eq!(tree.differs(&file, true).unwrap(), Some(Differs::Missing));
+        tree.put(&file, &[Piece::Data(b"four"[..].into())]).unwrap();
+        assert_eq!(tree.differs(&file, true).unwrap(), None);
+        assert_eq!(tree.differs(&file, false).unwrap(), Some(Differs::Content));
+        let later = Entry {
+            mtime: FileTime {
+                seconds: 1,
+                nanoseconds: 0,
+            },
+            ..file.clone()
+        };
+        assert_eq!(tree.differs(&later, true).unwrap(), Some(Differs::Content));
+        let other_mode = Entry {
+            mode: 0o600,
+            ..file.clone()
+        };
+        assert_eq!(
+            tree.differs(&other_mode, true).unwrap(),
+            Some(Differs::Attributes)
+        );
+        let directory = entry(&top, "d/file", FileKind::Directory);
+        assert_eq!(tree.differs(&directory, true).unwrap(), Some(Differs::Kind));
+        let one = link(&top, "l", "d/file");
+        tree.make_link(&one).unwrap();
+        assert_eq!(tree.differs(&one, true).unwrap(), None);
+        let other = link(&top, "l", "d");
+        assert_eq!(tree.differs(&other, true).unwrap(), Some(Differs::Content));
+        tree.make_link(&other).unwrap();
+        assert_eq!(fs::read_link(top.join("l")).unwrap(), Path::new("d"));
+    }
+}

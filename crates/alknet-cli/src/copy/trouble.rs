@@ -97,10 +97,11 @@ pub(super) fn is_passing(error: &CallError) -> bool {
     use ErrorCode::{Cancelled, Lost, RateLimited, Timeout, Unavailable};
     // A node that stops cancels; so does a right that was lost, which the next
     // attempt is told.
-    matches!(
+    let is_passing = matches!(
         error.protocol_code(),
         Some(Unavailable | Lost | RateLimited | Timeout | Cancelled)
-    )
+    );
+    is_passing || error.retryable
 }
 
 /// Of a call about one entry.

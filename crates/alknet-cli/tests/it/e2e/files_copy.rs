@@ -541,3 +541,63 @@ fn peak_until_end(child: &mut std::process::Child) -> u64 {
     }
     peak
 }
+
+/// Three nodes: the laptop has `home` copy from `nas`.
+#[test]
+fn two_peers_copy_without_the_caller_where_they_know_each_other() {
+    let copies = Copies::start();
+    let Pair { home, laptop } = &copies.pair;
+    let bucket = copies.make("nas");
+    let path = toml(&bucket);
+    let nas = Node::start(
+        "nas",
+        &format!(
+            "{}[[bucket]]\nname = \"www\"\npath = {path}\n",
+            exec_config()
+        ),
+    );
+    let join = |host: &Node, guest: &Node| {
+        let ticket = host.cli(&["invite", "-q"]).exits(0).stdout;
+        guest.feed(&["join", "-"], ticket.as_bytes()).exits(0);
+        guest.connected(&host.name);
+    };
+    join(&nas, laptop);
+    nas.cli(&[&["grant", "laptop"], &ALL[..]].concat()).exits(0);
+    odd_tree(&bucket.join("tree"));
+    large_file(&bucket.join("tree/larger"), 30 << 20);
+    // They do not know each other: the bytes come by.
+    let said = laptop
+        .cli(&["cp", "-r", "-v", "nas:www/tree", "home:www/"])
+        .exits(0);
+    assert!(said.stderr.contains("pass through here"), "{said:?}");
+    assert_same_tree(&bucket.join("tree"), &copies.www("tree"));
+    join(&nas, home);
+    let before = bytes_received(laptop, "nas");
+    let words = ["cp", "-r", "-T", "-v", "nas:www/tree", "home:www/direct"];
+    let said = laptop.cli(&words).exits(0);
+    assert!(
+        said.stderr.contains("from one peer to the other"),
+        "{said:?}"
+    );
+    assert_same_tree(&bucket.join("tree"), &copies.www("direct"));
+    let moved = bytes_received(laptop, "nas") - before;
+    assert!(moved < 5_000_000, "{moved} bytes came by");
+    laptop
+        .cli(&["cp", "nas:www/tree/larger", "home:www/one"])
+        .exits(0);
+    assert_same_bytes(&bucket.join("tree/larger"), &copies.www("one"));
+    // What is there is not copied again.
+    let said = laptop.cli(&[
+        "cp",
+        "-r",
+        "-T",
+        "--json",
+        "nas:www/tree",
+        "home:www/direct",
+    ]);
+    assert_eq!(summary(&said.exits(0).stdout)["files"], 0);
+}
+
+fn bytes_received(node: &Node, peer: &str) -> u64 {
+    node.peer(peer)["link"]["bytes_received"].as_u64().unwrap()
+}
