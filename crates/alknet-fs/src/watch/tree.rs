@@ -212,6 +212,10 @@ impl Tree {
         self.nodes.get(&node)?.watch
     }
 
+    pub(super) fn id(&self, node: NodeId) -> Option<FileId> {
+        Some(self.nodes.get(&node)?.id)
+    }
+
     pub(super) fn knows(&self, node: NodeId) -> bool {
         self.nodes.contains_key(&node)
     }

@@ -6,7 +6,7 @@ use super::{
     scope::{Scope, ends, is_in},
     tree::{AttachError, Interest, NodeId, Tree, wanted},
 };
-use crate::root::{Detail, Directory, RootError};
+use crate::root::{Detail, Directory, FileId, RootError};
 use alknet_core::files::{FileError, FileErrorCode, FileKind, FileName};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
@@ -776,14 +776,27 @@ impl Run {
         if is_partial(&from.1) {
             return self.tell(What::Created, names, Some(FileKind::File));
         }
-        let what = What::Renamed(Some(before.clone()));
         if !is_directory {
-            return self.tell(what, names, None);
+            return self.tell(What::Renamed(Some(before)), names, None);
         }
-        self.is_unsure |= self.tree.child(to.0, &to.1).is_some();
         let child = self.tree.child(from.0, &from.1);
+        let there = self.id_at(to.0, &to.1);
+        let is_it = |node: NodeId| there.is_some() && self.tree.id(node) == there;
+        if let Some(child) = child
+            && !is_it(child)
+        {
+            // By now another one may have its old name, or the new one: they are
+            // told as what they are, and not as one that moved.
+            self.removed(from.0, from.1, true);
+            return self.created(to.0, to.1, true);
+        }
+        // What had the name before was empty, or has changed places with it; or
+        // it is this one, which was seen before it was told.
+        let replaced = self.tree.child(to.0, &to.1);
+        self.is_unsure |= replaced.is_some_and(|node| child.is_some() || !is_it(node));
         let was_covered = self.is_covered(&before);
-        self.tell(what, names.clone(), Some(FileKind::Directory));
+        let directory = Some(FileKind::Directory);
+        self.tell(What::Renamed(Some(before)), names.clone(), directory);
         match child {
             Some(child) if was_covered && self.is_covered(&names) => {
                 self.tree.move_to(child, to.0, &to.1);
@@ -793,6 +806,12 @@ impl Run {
             None => {}
         }
         self.follow(to.0, &to.1, &names);
+    }
+
+    /// Which entry has the name now.
+    fn id_at(&self, parent: NodeId, name: &FileName) -> Option<FileId> {
+        let (_, directory) = self.tree.open(parent).ok()?;
+        Some(directory.meta_of(name).ok()?.id)
     }
 
     /// The directory above tells that it went, if that is watched.
