@@ -1,6 +1,6 @@
 //! `fs/compare`: which entries differ from what the caller has.
 
-use super::{BATCH_FILES_MAX, bad_argument, cut, describe::target, reader_gone, reads};
+use super::{BATCH_FILES_MAX, READS, bad_argument, cut, describe::target, reader_gone, reads};
 use crate::stream::{Comparison, Difference, Differs, Failure, Lines, line};
 use alknet_core::{
     ByteSender, CallError, ChannelEnd, ChannelOpening, Context, Operation, Permit, Registration,
@@ -49,6 +49,7 @@ pub(super) fn compare(files: Arc<dyn FileService>) -> Registration {
         "fs/compare",
         "Tells which of the caller's files differ here.",
     ))
+    .hints(READS)
     .description(DESCRIPTION)
     .example(
         json!({ "file": "inbox/photos" }),

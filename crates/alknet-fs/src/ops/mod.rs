@@ -21,7 +21,7 @@ mod write;
 mod write_many;
 
 use alknet_core::{
-    CallError, ErrorCode, OperationBuilder, Permit, Registration,
+    CallError, ErrorCode, Hints, OperationBuilder, Permit, Registration,
     files::{
         Attributes, Create, FileError, FileErrorCode, FilePath, FileService, file_error_specs,
     },
@@ -35,6 +35,14 @@ const BATCH_FILES_MAX: usize = 256;
 
 /// How long operations on a whole tree, or all bytes of a file, may take.
 const LONG: Duration = Duration::from_secs(600);
+
+/// Hints of channels that only read.
+const READS: Hints = Hints {
+    read_only: true,
+    idempotent: true,
+    destructive: false,
+    open_world: false,
+};
 
 /// Kind of the resources that all of them are about.
 const BUCKET: &str = "bucket";

@@ -1,6 +1,6 @@
 //! `fs/read`: the bytes of a file.
 
-use super::{reader_gone, reads};
+use super::{READS, reader_gone, reads};
 use crate::{root::Digester, stream::hole_chunk};
 use alknet_core::{
     ByteSender, CallError, ChannelOpening, Chunk, Context, Operation, Permit, Registration,
@@ -71,6 +71,7 @@ pub(super) fn read(files: Arc<dyn FileService>) -> Registration {
         "mtime": "2026-11-20T10:00:00Z", "version": "41.1b2.5",
     });
     reads(Operation::channel("fs/read", "Reads the bytes of a file."))
+        .hints(READS)
         .description(
             "The opening reply describes the file, and says how many bytes come (`length`): \
              none if `offset` is at its end or after it. With `sparse`, the auxiliary stream \

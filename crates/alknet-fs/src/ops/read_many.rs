@@ -1,7 +1,7 @@
 //! `fs/read-many`: many files in one stream.
 
 use super::{
-    BATCH_FILES_MAX, bad_argument, cut,
+    BATCH_FILES_MAX, READS, bad_argument, cut,
     describe::target,
     read::{Reader, Unsent},
     reader_gone, reads,
@@ -64,6 +64,7 @@ pub(super) fn read_many(files: Arc<dyn FileService>) -> Registration {
         "fs/read-many",
         "Reads many files in one stream.",
     ))
+    .hints(READS)
     .description(DESCRIPTION)
     .example(
         json!({ "file": "inbox/photos" }),

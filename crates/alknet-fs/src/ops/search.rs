@@ -23,6 +23,8 @@ use std::{
 
 /// Entries of one item.
 const ITEM_ENTRIES_MAX: usize = 256;
+/// Bytes of paths and targets after which an item is full.
+const ITEM_BYTES_MAX: usize = 64 * 1024;
 /// What was found is told after this time, however little it is.
 const TELL_AFTER: Duration = Duration::from_millis(100);
 
@@ -88,7 +90,7 @@ pub(super) fn search(files: Arc<dyn FileService>) -> Registration {
         "Finds what is below a directory by pattern.",
     ))
     .description(
-        "Answers with items of up to 256 entries, then ends. Directories of up to 1024 \
+        "Answers with items of up to 256 entries (fewer of long paths), then ends. Directories of up to 1024 \
              entries are told in the order of their names, larger ones as the disk has them. \
              Links are told and not followed. What the caller may not list is left out; a \
              directory that cannot be listed is named in `errors`, and the search goes on.",
@@ -141,10 +143,10 @@ fn found(search: Search) -> impl Stream<Item = Result<Found, CallError>> + Send 
 impl Search {
     async fn item(&mut self) -> Result<Option<Found>, CallError> {
         let mut found = Found::default();
-        let begun = Instant::now();
+        let (begun, mut bytes) = (Instant::now(), 0);
         loop {
             match self.walk.next(&self.permit).await {
-                Some(Step::Entry(path, entry)) => self.take(path, entry, &mut found),
+                Some(Step::Entry(path, entry)) => bytes += self.take(path, entry, &mut found),
                 Some(Step::Left(..)) => {}
                 Some(Step::Failed(path, error)) => {
                     // The right to search at all may be gone.
@@ -162,25 +164,35 @@ impl Search {
                 }
             }
             let count = found.entries.len() + found.errors.len();
-            if count >= ITEM_ENTRIES_MAX || count > 0 && begun.elapsed() >= TELL_AFTER {
+            let is_full = count >= ITEM_ENTRIES_MAX || bytes >= ITEM_BYTES_MAX;
+            if is_full || count > 0 && begun.elapsed() >= TELL_AFTER {
                 return Ok(Some(found));
             }
         }
     }
 
-    fn take(&mut self, path: EntryPath, entry: ListEntry, found: &mut Found) {
+    /// Adds an entry if it was asked for; the bytes that it takes.
+    fn take(&mut self, path: EntryPath, entry: ListEntry, found: &mut Found) -> usize {
         let is_deep = path.names().len() >= self.depth;
         if is_deep || !self.glob.may_match_below(path.names()) {
             self.walk.skip();
         }
         let kinds = self.kinds.as_ref();
         let is_kind = kinds.is_none_or(|kinds| kinds.contains(&entry.stat.kind));
-        if is_kind && self.glob.matches(&path) {
-            found.entries.push(FoundEntry {
-                path,
-                stat: entry.stat,
-                target: entry.target,
-            });
+        if !is_kind || !self.glob.matches(&path) {
+            return 0;
         }
+        let names: usize = path
+            .names()
+            .iter()
+            .map(|name| name.as_bytes().len() + 1)
+            .sum();
+        let bytes = names + entry.target.as_ref().map_or(0, String::len);
+        found.entries.push(FoundEntry {
+            path,
+            stat: entry.stat,
+            target: entry.target,
+        });
+        bytes
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Walk {
 #[derive(Debug)]
 struct Level {
     path: EntryPath,
+    /// The same after all links.
+    real: FilePath,
     stat: Option<FileStat>,
     listing: Open,
     entries: VecDeque<ListEntry>,
@@ -127,8 +129,12 @@ impl Walk {
         stat: Option<FileStat>,
     ) -> Result<(), FileError> {
         let mut listing = list(&*self.files, permit, &self.top, &path, None).await?;
-        if self.levels.is_empty() {
-            self.real_top = listing.path().clone();
+        match (self.levels.last(), path.names().last()) {
+            (Some(above), Some(name)) => {
+                let expected = above.real.join(name.clone());
+                is_still(&*listing, &expected.unwrap_or_else(|_| above.real.clone()))?;
+            }
+            _ => self.real_top = listing.path().clone(),
         }
         let waiting: usize = self.levels.iter().map(|level| level.entries.len()).sum();
         let mut entries = Vec::new();
@@ -145,6 +151,7 @@ impl Walk {
         if is_complete {
             entries.sort_by(|a, b| a.name.cmp(&b.name));
         }
+        let real = listing.path().clone();
         let listing = match is_complete {
             true => Open::End,
             false => Open::Listing(listing),
@@ -154,6 +161,7 @@ impl Walk {
         }
         self.levels.push(Level {
             path,
+            real,
             stat,
             listing,
             entries: entries.into(),
@@ -167,8 +175,9 @@ impl Walk {
             return Ok(());
         };
         if let Open::At(place) = &level.listing {
-            let (path, place) = (level.path.clone(), place.clone());
+            let (path, real, place) = (level.path.clone(), level.real.clone(), place.clone());
             let listing = list(&*self.files, permit, &self.top, &path, Some(&place)).await?;
+            is_still(&*listing, &real)?;
             if let Some(level) = self.levels.last_mut() {
                 level.listing = Open::Listing(listing);
             }
@@ -204,6 +213,18 @@ impl Level {
     fn close(&mut self) {
         if let Open::Listing(listing) = &self.listing {
             self.listing = Open::At(listing.place());
+        }
+    }
+}
+
+/// A directory that was swapped for a link meanwhile would lead elsewhere,
+/// perhaps in a circle.
+fn is_still(listing: &dyn Listing, real: &FilePath) -> Result<(), FileError> {
+    match listing.path() == real {
+        true => Ok(()),
+        false => {
+            let message = format!("`{real}`: it became a link while it was gone through");
+            Err(FileError::new(FileErrorCode::FileChanged, message))
         }
     }
 }

@@ -209,6 +209,12 @@ async fn replace(
     }
 }
 
+/// A control message before the bytes.
+#[derive(Deserialize)]
+struct Rewind {
+    rewind: u64,
+}
+
 /// Why an upload did not come to its end.
 enum Ended {
     /// The caller is gone.
@@ -250,13 +256,10 @@ impl Upload<'_> {
             mut control_rx,
         } = channel;
         let mut incoming = Incoming::new(rx);
-        let mut total = offset;
-        if offset > 0 {
-            total = self
-                .rewound(&mut incoming, &control_tx, &mut control_rx, total)
-                .await?;
-        }
-        let begun = total;
+        let begun = self
+            .rewound(&mut incoming, &control_tx, &mut control_rx, offset)
+            .await?;
+        let mut total = begun;
         let mut holes = HoleDecoder::new();
         while let Some(chunk) = incoming.next().await? {
             if chunk.aux && !self.sparse {
@@ -268,6 +271,13 @@ impl Upload<'_> {
             }
         }
         holes.finish()?;
+        while let Ok(control) = control_rx.try_recv() {
+            // Its bytes may have overtaken it, and lie in the wrong place.
+            if serde_json::from_value::<Rewind>(control).is_ok() {
+                let message = "bytes came before `rewound` was answered";
+                return Err(Ended::Wrong(bad_argument(message)));
+            }
+        }
         self.flush().await?;
         // Kept open until here: to drop them would tell the caller to stop.
         drop((tx, control_tx, control_rx));
@@ -288,16 +298,13 @@ impl Upload<'_> {
         controls: &mut mpsc::Receiver<Control>,
         offset: u64,
     ) -> Result<u64, Ended> {
-        #[derive(Deserialize)]
-        struct Rewind {
-            rewind: u64,
-        }
         let mut at = offset;
         loop {
             let control = tokio::select! {
                 // Whoever rewinds sends nothing before the answer.
-                first = incoming.wait() => return first.map(|()| at),
+                biased;
                 Some(control) = controls.recv() => control,
+                first = incoming.wait() => return first.map(|()| at),
             };
             let Ok(Rewind { rewind }) = serde_json::from_value(control) else {
                 continue;

@@ -200,6 +200,36 @@ async fn whoever_has_other_bytes_begins_again() {
     assert_eq!(world.get("www/a"), b"wrong words");
 }
 
+/// Bytes may overtake control messages: they would follow what is wrong.
+#[tokio::test]
+async fn a_rewinding_behind_the_bytes_is_refused() {
+    let world = World::new();
+    let opened = world.opened("fs/write", resumable("www/a")).await;
+    opened.cut(vec![main("wrong")]).await;
+    let mut opened = world.opened("fs/write", resumable("www/a")).await;
+    let channel = &mut opened.call.channel;
+    // More than the window: the first bytes were taken, and no rewinding is
+    // listened to from here on.
+    channel
+        .tx
+        .send(noise(2 * 1024 * 1024).into())
+        .await
+        .unwrap();
+    channel
+        .control_tx
+        .send(json!({ "rewind": 0 }))
+        .await
+        .unwrap();
+    let error = opened.send(vec![]).await.unwrap_err();
+    assert_eq!(error.code, "BAD_ARGUMENT");
+    assert_eq!(world.names("www"), Vec::<String>::new());
+    // One that nothing is kept for is answered too.
+    let mut opened = world.opened("fs/write", resumable("www/a")).await;
+    rewind(&mut opened, 0).await;
+    opened.send(vec![main("right")]).await.unwrap();
+    assert_eq!(world.get("www/a"), b"right");
+}
+
 #[tokio::test]
 async fn fewer_bytes_are_kept_and_more_are_not() {
     let world = World::new();
