@@ -55,6 +55,11 @@ impl Machine {
         self.0.path().join(".local/share/alknet")
     }
 
+    /// What [`SRV`] is here.
+    fn srv(&self) -> String {
+        self.0.path().join("srv/www").display().to_string()
+    }
+
     /// Adds to the configuration.
     fn configure(&self, block: &str) {
         let (dir, file) = (self.data(), self.data().join("alknet.toml"));
@@ -62,7 +67,8 @@ impl Machine {
         let text = fs::read_to_string(&file).unwrap_or_default();
         let text = text.split(TESTS_NEED).next().unwrap();
         let gap = if text.is_empty() { "" } else { "\n" };
-        let mut text = format!("{text}{gap}{}", with_account(block));
+        let block = with_account(block).replace(SRV, &self.srv());
+        let mut text = format!("{text}{gap}{block}");
         let exec = match text.contains("[exec]") {
             true => "",
             false => exec_config(),
@@ -84,6 +90,9 @@ impl Drop for Machine {
         }
     }
 }
+
+/// A directory that guides name; here each machine has one of its own.
+const SRV: &str = "/srv/www";
 
 /// A configuration that names who runs the tests where a guide names another.
 fn with_account(block: &str) -> String {
@@ -195,6 +204,7 @@ impl Reader {
             script = script.replace(port, free);
         }
         let words = self.words.clone();
+        let script = script.replace(SRV, &self.machine(name).srv());
         let home = self.machine(name).0.path().to_owned();
         if script.contains("words.txt") {
             fs::write(home.join("words.txt"), words).unwrap();
@@ -471,6 +481,12 @@ fn backup_and_restore_work_as_written() {
 }
 
 #[test]
+fn files_work_as_written() {
+    let typed = Reader::of("docs/guides/files.md").read();
+    assert!(typed >= 35, "{typed} lines");
+}
+
+#[test]
 fn running_as_a_service_works_as_written() {
     let typed = Reader::of("docs/guides/running-as-a-service.md").read();
     assert!(typed >= 5, "{typed} lines");
@@ -495,6 +511,7 @@ fn no_guide_is_left_out() {
         "adding-an-operation.md",
         "backup-and-restore.md",
         "embedding.md",
+        "files.md",
         "keeping-secrets.md",
         "keeping-strangers-out.md",
         "own-relay.md",
