@@ -39,7 +39,23 @@ use futures::future::BoxFuture;
 ///
 /// If a rule is broken; the message names all that are.
 pub async fn file_service(make: impl AsyncFn() -> Subject) {
-    let tables = [
+    check_all(make, &all_rules()).await;
+}
+
+/// Which of these rules a service breaks: for tests of the rules themselves.
+///
+/// # Panics
+///
+/// If there is no rule of such a name.
+pub async fn broken_rules(make: impl AsyncFn() -> Subject, names: &[&str]) -> Vec<&'static str> {
+    let mut rules = all_rules();
+    rules.retain(|(name, _)| names.contains(name));
+    assert_eq!(rules.len(), names.len(), "not all of them are rules");
+    run(make, &rules).await
+}
+
+fn all_rules() -> Vec<Rule> {
+    [
         names::RULES,
         listings::RULES,
         links::RULES,
@@ -53,29 +69,35 @@ pub async fn file_service(make: impl AsyncFn() -> Subject) {
         content::RULES,
         quotas::RULES,
         rights::RULES,
-    ];
-    check_all(make, &tables).await;
+    ]
+    .concat()
 }
 
 /// Runs all rules at once, and names those that are broken.
-async fn check_all(make: impl AsyncFn() -> Subject, tables: &[&[Rule]]) {
+async fn check_all(make: impl AsyncFn() -> Subject, rules: &[Rule]) {
+    let broken = run(make, rules).await;
+    assert!(
+        broken.is_empty(),
+        "{} of {} rules are broken: {broken:?}",
+        broken.len(),
+        rules.len()
+    );
+}
+
+async fn run(make: impl AsyncFn() -> Subject, rules: &[Rule]) -> Vec<&'static str> {
     let mut running = Vec::new();
-    for (name, rule) in tables.concat() {
+    for (name, rule) in rules {
         // In a task, so that one broken rule does not hide the others.
         let ground = Ground::new(make().await);
-        running.push((name, tokio::spawn(rule(ground))));
+        running.push((*name, tokio::spawn(rule(ground))));
     }
-    let (all, mut broken) = (running.len(), Vec::new());
+    let mut broken = Vec::new();
     for (name, rule) in running {
         if rule.await.is_err() {
             broken.push(name);
         }
     }
-    assert!(
-        broken.is_empty(),
-        "{} of {all} rules are broken: {broken:?}",
-        broken.len()
-    );
+    broken
 }
 
 /// A table of rules from functions, named as they are.

@@ -27,6 +27,8 @@ pub struct Sequences {
     pub calls_max: usize,
     /// The same seed makes the same sequences; it is told if one fails.
     pub seed: u64,
+    /// How often a sequence that fails is tried again without a part of it.
+    pub shrinks_max: u32,
 }
 
 /// Runs sequences of calls, each on a service of its own, and compares each
@@ -37,6 +39,21 @@ pub struct Sequences {
 /// If a service does something else than the model, with the shortest sequence
 /// of calls that was found for it, and the seed.
 pub fn follows_the_model(make: impl Fn() -> BoxFuture<'static, Subject>, sequences: Sequences) {
+    if let Some(difference) = difference_to_the_model(make, sequences) {
+        panic!("{difference}");
+    }
+}
+
+/// What a service does else than the model, if anything was found. Blocks the
+/// thread.
+///
+/// # Panics
+///
+/// If what a sequence is run in cannot be made.
+pub fn difference_to_the_model(
+    make: impl Fn() -> BoxFuture<'static, Subject>,
+    sequences: Sequences,
+) -> Option<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -44,7 +61,7 @@ pub fn follows_the_model(make: impl Fn() -> BoxFuture<'static, Subject>, sequenc
     let config = Config {
         cases: sequences.count,
         failure_persistence: None,
-        max_shrink_iters: 5_000,
+        max_shrink_iters: sequences.shrinks_max,
         ..Config::default()
     };
     let mut seed = [0; 32];
@@ -58,7 +75,6 @@ pub fn follows_the_model(make: impl Fn() -> BoxFuture<'static, Subject>, sequenc
             .block_on(drive::run(subject, &steps))
             .map_err(TestCaseError::fail)
     });
-    if let Err(error) = outcome {
-        panic!("seed {}: {error}", sequences.seed);
-    }
+    let error = outcome.err()?;
+    Some(format!("seed {}: {error}", sequences.seed))
 }

@@ -42,7 +42,7 @@ const RULES: &[Rule] = rules![
 ///
 /// If a promise is broken; the message names all that are.
 pub async fn writers_and_readers(make: impl AsyncFn() -> Subject) {
-    super::check_all(make, &[RULES]).await;
+    super::check_all(make, RULES).await;
 }
 
 const BLOCK: usize = 4_096;
