@@ -28,9 +28,9 @@ pub(crate) use alknet::node::relay::{QadSetting, RelayServerConfig};
 pub(crate) use alknet::node::{StoreFacts as Facts, backup};
 pub(crate) use alknet::storage::Timestamp;
 pub(crate) use alknet::{
-    ApiKey, ByteReceiver, ByteSender, CallError, ChannelCall, ChannelDone, Chunk, ErrorCode, GrantTarget,
-    Interaction, InteractionEvent, Subscription, Kind, PeerId, Route, RouteStep, SSH_KEY_TEXT_BYTES_MAX, Secret,
-    SshPublicKey, nearest,
+    ApiKey, ByteReceiver, ByteSender, CallError, ChannelCall, ChannelDone, Chunk, ErrorCode,
+    GrantTarget, Interaction, InteractionEvent, Kind, PeerId, Route, RouteStep,
+    SSH_KEY_TEXT_BYTES_MAX, Secret, SshPublicKey, Subscription, nearest,
     node::{
         Config, ConfigError, InitReport, LogBuffer, Protection, RelaySetting, Replaced,
         Replacement, Runtime, is_initialised,
@@ -221,6 +221,17 @@ pub(crate) fn init(
 pub(crate) struct Findings {
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
+}
+
+/// The buckets of a configuration, the inbox among them.
+pub(crate) fn buckets(
+    config: &Config,
+    dir: &Path,
+) -> Result<Vec<alknet::files::BucketConfig>, Findings> {
+    node::buckets(config, dir).map_err(|error| Findings {
+        message: sentence(&error),
+        hint: error.hint(),
+    })
 }
 
 /// Checks the parts of a configuration that this machine decides.

@@ -8,8 +8,9 @@ pub use alknet_node::{
     remote::{ProgramKey, Remote},
 };
 
-/// Files: their names, and directories out of which nothing leads.
+/// Files: their names, buckets, and directories out of which nothing leads. What
+/// a node has of them is [`Node::files`]; operations reach it as `fs/*`.
 pub mod files {
     pub use alknet_core::files::*;
-    pub use alknet_fs::{Glob, root, stream};
+    pub use alknet_fs::{BucketConfig, ByteSize, FilesConfig, Glob, root, stream};
 }

@@ -32,7 +32,8 @@ file is for its owner alone (mode 0600) and appears when it is whole.
 Secrets are in it only sealed or hashed. A node whose keys a key file protects
 needs its words to be restored, unless the backup was made with a passphrase;
 a node with a passphrase needs that one. The rest of it (who is known, who did
-what) is readable: keep it as you keep the data directory.
+what) is readable: keep it as you keep the data directory. Files in buckets, the
+inbox among them, are not in it.
 
 Examples:
   alknet backup home.backup

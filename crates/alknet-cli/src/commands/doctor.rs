@@ -1,5 +1,6 @@
 //! `alknet doctor`.
 
+mod buckets;
 mod machine;
 mod records;
 
@@ -172,6 +173,7 @@ async fn checks(app: &App, deep: bool) -> Result<Vec<Check>, Failure> {
         checks.extend(anchors(app).await);
     }
     checks.push(account(&config));
+    checks.extend(buckets::look(&config, dir));
     checks.push(machine::disk(dir));
     checks.push(machine::open_files());
     checks.extend(machine::udp_buffers());

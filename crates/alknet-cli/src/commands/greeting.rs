@@ -2,6 +2,7 @@
 
 use crate::{app::App, commands::status, failure::Failure, hint::quote, output::cell, table};
 use serde_json::Value;
+use std::path::Path;
 
 /// Commands worth trying first.
 const NEXT: [&str; 3] = [
@@ -44,6 +45,11 @@ fn render(info: &Value, dir: &str, is_default_dir: bool) -> String {
         ("http", or("http", "off")),
         ("ssh", or("ssh", "off")),
     ];
+    let inbox = Path::new(dir).join("inbox");
+    if inbox.is_dir() {
+        let inbox = format!("{}, as the bucket `inbox`", inbox.display());
+        rows.insert(2, ("inbox", inbox));
+    }
     rows.extend(status::own_relay(info).map(|relay| ("own relay", relay)));
     text.push_str(&table::pairs(&rows));
     for note in info

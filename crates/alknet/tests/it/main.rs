@@ -94,6 +94,13 @@ fn client_calls_another_node_and_follows_it() {
 }
 
 #[test]
+fn files_are_written_and_read_by_another_node() {
+    let printed = run("files", &["./a", "./b", "./shared"]);
+    let want = "refused: shared/notes.txt\nwritten: 16 bytes\nlisted: \"notes.txt\"\nread: 16 of 16, 16\n";
+    assert_eq!(printed, want);
+}
+
+#[test]
 fn protocol_is_served_beside_the_others() {
     let printed = run("protocol", &["./a", "./b"]);
     let lines: Vec<&str> = printed.lines().collect();
@@ -159,6 +166,7 @@ fn no_example_is_left_out() {
             "client.rs",
             "credential.rs",
             "embed.rs",
+            "files.rs",
             "operations.rs",
             "protocol.rs",
             "remote.rs",

@@ -5,6 +5,7 @@ mod unit;
 use self::unit::{MARK, STATE_DIR, Scope, Unit};
 use crate::{
     app::App,
+    commands::settings,
     failure::{Exit, Failure},
     hint::quote,
     node_access, table,
@@ -57,7 +58,8 @@ struct ScopeArgs {
 #[command(after_help = "\
 A user's service runs while the user is logged in; `loginctl enable-linger` lets it
 run always. One of the system runs as an account of its own and writes nowhere but
-in its data directory; `systemctl edit alknet` with `ReadWritePaths=` adds others.
+in its data directory and in the buckets that are configured when it is installed;
+`systemctl edit alknet` with `ReadWritePaths=` adds others.
 
 What peers may run here runs inside the service, under the same restrictions: no
 `sudo`, and for a system service a read-only file system.")]
@@ -177,6 +179,10 @@ fn unit(app: &App, args: &InstallArgs) -> Result<Unit, Failure> {
             program.display()
         ));
     }
+    let buckets = match args.scope.system {
+        true => buckets(&data_dir)?,
+        false => Vec::new(),
+    };
     Ok(Unit {
         scope: match args.scope.system {
             true => Scope::System {
@@ -188,7 +194,69 @@ fn unit(app: &App, args: &InstallArgs) -> Result<Unit, Failure> {
         data_dir,
         passphrase: args.passphrase_file.as_ref().map(absolute).transpose()?,
         low_ports: args.low_ports,
+        buckets,
     })
+}
+
+/// Directories of buckets, as configured now: the sandbox of a system service
+/// lets the node write to them. Whoever configures others installs it again.
+fn buckets(data_dir: &Path) -> Result<Vec<(PathBuf, bool)>, Failure> {
+    let config = match node_access::config_path(data_dir) {
+        file if file.exists() => settings::load(&file)?,
+        _ => return Ok(Vec::new()),
+    };
+    let buckets = config.buckets.into_iter();
+    let buckets: Vec<_> = buckets
+        .map(|bucket| (bucket.path, bucket.read_only))
+        .collect();
+    for (path, _) in &buckets {
+        if path.to_string_lossy().contains(['\n', '\r']) {
+            return Err(Failure::usage(
+                "the path of a bucket with a line break cannot stand in a unit",
+            ));
+        }
+    }
+    Ok(buckets)
+}
+
+/// Where the system's service of this data directory may write; nothing if there
+/// is none, or none that is confined.
+pub(super) fn sandbox(data_dir: &Path) -> Option<Vec<PathBuf>> {
+    let unit = unit_path(true)?;
+    let text = fs::read_to_string(&unit).ok()?;
+    let is_its = |line: &str| {
+        line.starts_with("ExecStart=") && line.contains(&*data_dir.display().to_string())
+    };
+    if !text.contains("ProtectSystem=strict") || !text.lines().any(is_its) {
+        return None;
+    }
+    let mut texts = vec![text];
+    // What `systemctl edit` wrote.
+    let beside = fs::read_dir(unit.with_extension("service.d"));
+    for entry in beside.into_iter().flatten().flatten() {
+        texts.extend(fs::read_to_string(entry.path()));
+    }
+    Some(texts.iter().flat_map(|text| writable(text)).collect())
+}
+
+/// What `ReadWritePaths=` names; words in quotes are one path each.
+fn writable(unit: &str) -> Vec<PathBuf> {
+    let lines = unit.lines();
+    let values = lines.filter_map(|line| line.trim().strip_prefix("ReadWritePaths="));
+    let mut found = Vec::new();
+    for value in values {
+        let mut rest = value.trim();
+        while !rest.is_empty() {
+            let (word, after) = match rest.strip_prefix('"') {
+                Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+                None => rest.split_once(' ').unwrap_or((rest, "")),
+            };
+            let path = word.trim_start_matches(['-', '+']).replace("%%", "%");
+            found.push(PathBuf::from(path));
+            rest = after.trim_start();
+        }
+    }
+    found
 }
 
 /// As useradd(8) takes it.
@@ -415,6 +483,14 @@ fn said(ran: std::io::Result<std::process::Output>, what: &str) -> Result<(), Fa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_unit_opens_is_read_back() {
+        let unit = "[Service]\nReadWritePaths=-/var/www \"-/srv/a b\"\nReadWritePaths=/x%%y\n";
+        let found = writable(unit);
+        let want: Vec<PathBuf> = vec!["/var/www".into(), "/srv/a b".into(), "/x%y".into()];
+        assert_eq!(found, want);
+    }
 
     #[test]
     fn accounts_are_told_from_options_and_paths() {

@@ -27,20 +27,24 @@ pub(super) struct Unit {
     pub(super) passphrase: Option<PathBuf>,
     /// Ports below 1024.
     pub(super) low_ports: bool,
+    /// Directories of buckets, and whether nothing is written to them.
+    pub(super) buckets: Vec<(PathBuf, bool)>,
 }
 
 /// Where a system service keeps its data: `StateDirectory=alknet`.
 pub(super) const STATE_DIR: &str = "/var/lib/alknet";
 
 /// What holds for every node: what it starts gets no more rights than it has,
-/// and no memory of it lands on a disk.
+/// and no memory of it lands on a disk. The mask is the usual one: whoever puts
+/// a page into `/var/www` wants it to be read, and what the node keeps for
+/// itself has its own modes, in a directory for its account alone.
 const ALWAYS: &str = "\
 NoNewPrivileges=yes
 LockPersonality=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 SystemCallArchitectures=native
-UMask=0077
+UMask=0022
 LimitCORE=0
 LimitNOFILE=65536
 ";
@@ -101,6 +105,15 @@ impl Unit {
             if !self.data_dir.starts_with(STATE_DIR) {
                 text.push_str(&format!("ReadWritePaths={}\n", quoted(&self.data_dir)));
             }
+            for (path, is_read_only) in &self.buckets {
+                let setting = match is_read_only {
+                    true => "ReadOnlyPaths",
+                    false => "ReadWritePaths",
+                };
+                // `-`: one that is not there keeps no node from its start.
+                let path = PathBuf::from(format!("-{}", path.display()));
+                text.push_str(&format!("{setting}={}\n", quoted(&path)));
+            }
         }
         let target = if is_system {
             "multi-user.target"
@@ -160,7 +173,31 @@ mod tests {
             data_dir: "/srv/ada/alknet".into(),
             passphrase: None,
             low_ports: false,
+            buckets: Vec::new(),
         }
+    }
+
+    #[test]
+    fn buckets_are_open_as_far_as_the_configuration_says() {
+        let mut unit = unit(Scope::System {
+            user: "alknet".into(),
+        });
+        unit.buckets = vec![
+            ("/var/www".into(), false),
+            ("/srv/a b%".into(), false),
+            ("/srv/films".into(), true),
+        ];
+        let text = unit.render();
+        for line in [
+            "ReadWritePaths=-/var/www",
+            "ReadWritePaths=\"-/srv/a b%%\"",
+            "ReadOnlyPaths=-/srv/films",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        // A user's service sees what the user sees.
+        unit.scope = Scope::User;
+        assert!(!unit.render().contains("/var/www"));
     }
 
     #[test]
