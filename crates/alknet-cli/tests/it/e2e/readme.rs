@@ -109,6 +109,7 @@ impl Drop for Laptop {
 
 #[test]
 fn two_machines_work_as_written() {
+    let [give_files, use_files] = <[String; 2]>::try_from(blocks("Files")).unwrap();
     let [invite, join, give, use_it] = <[String; 4]>::try_from(blocks("Two machines")).unwrap();
     let config = format!(
         "{}[[operation]]\nname = \"deploy/restart\"\nsummary = \"Restarts one service.\"\n\
@@ -172,6 +173,20 @@ fn two_machines_work_as_written() {
         at_home("alknet grants laptop").exits(0).stdout,
         "node/info\ndeploy/restart\n"
     );
+    for (line, _) in commands(&give_files) {
+        at_home(&line).exits(0);
+    }
+    let notes = laptop.0.path().join("notes");
+    fs::create_dir(&notes).unwrap();
+    fs::write(notes.join("list.txt"), "milk\n").unwrap();
+    for (line, output) in commands(&use_files) {
+        let said = laptop.sh(&line).exits(0);
+        if let Some(output) = output {
+            assert_eq!(said.stdout.trim_end(), output, "{line}");
+        }
+    }
+    let copied = laptop.0.path().join("copy/list.txt");
+    assert_eq!(fs::read_to_string(copied).unwrap(), "milk\n");
 }
 
 #[test]
