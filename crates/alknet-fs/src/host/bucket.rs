@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 use rustix::fs::{Mode, OFlags, fstat, openat};
 use std::{
     collections::HashMap,
-    os::fd::OwnedFd,
+    fs,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,6 +20,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+/// Whether the path of a bucket is still that of its directory is looked at so
+/// often: who deploys by a rename is served from the new one.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A directory's partial files are looked through at most so often.
 const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
 /// Directories of which is known when they were looked through.
@@ -53,6 +57,14 @@ impl Settings {
     }
 }
 
+/// The directory of a bucket.
+#[derive(Debug)]
+struct Open {
+    root: Root,
+    /// When it was seen to be the one that has the bucket's path.
+    looked: Instant,
+}
+
 /// A bucket, as long as it is configured for one path.
 #[derive(Debug)]
 pub(crate) struct Bucket {
@@ -62,7 +74,7 @@ pub(crate) struct Bucket {
     own_data: Option<Arc<Path>>,
     settings: ArcSwap<Settings>,
     is_gone: AtomicBool,
-    root: Mutex<Option<Root>>,
+    root: Mutex<Option<Open>>,
     swept: Mutex<HashMap<FileId, Instant>>,
     growth: [Mutex<()>; GROWTH_LOCKS],
     pub(crate) usage: Usage,
@@ -152,16 +164,40 @@ impl Bucket {
     pub(crate) fn root(&self) -> Result<Root, FileError> {
         self.alive()?;
         let mut root = lock(&self.root);
-        if let Some(open) = &*root
-            && open.directory().meta().is_ok_and(|meta| meta.links > 0)
+        if let Some(open) = &mut *root
+            && self.is_still_there(open)
         {
-            return Ok(open.clone());
+            return Ok(open.root.clone());
         }
         *root = None;
         let opened = self.open().map_err(|error| self.unavailable(error))?;
         // It may have been ended meanwhile.
         self.alive()?;
-        Ok(root.insert(opened).clone())
+        self.usage.forget();
+        let looked = Instant::now();
+        let open = root.insert(Open {
+            root: opened,
+            looked,
+        });
+        Ok(open.root.clone())
+    }
+
+    /// Whether the directory is neither removed nor, as of a moment ago, another
+    /// one than has its path.
+    fn is_still_there(&self, open: &mut Open) -> bool {
+        let is_removed = || {
+            !open
+                .root
+                .directory()
+                .meta()
+                .is_ok_and(|meta| meta.links > 0)
+        };
+        if open.looked.elapsed() < LOOK_EVERY {
+            return !is_removed();
+        }
+        open.looked = Instant::now();
+        let now = fs::metadata(&self.path);
+        now.is_ok_and(|now| (now.dev(), now.ino()) == (open.root.id().device, open.root.id().inode))
     }
 
     fn open(&self) -> Result<Root, RootError> {

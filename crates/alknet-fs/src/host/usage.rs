@@ -19,6 +19,8 @@ use std::{
 const COUNT_EVERY: Duration = Duration::from_secs(10 * 60);
 /// and so long ago when a write would be refused.
 const COUNT_BEFORE_REFUSAL: Duration = Duration::from_secs(10);
+/// or so long ago when it may be less by now.
+const COUNT_AGAIN: Duration = Duration::from_millis(500);
 /// Files with several names that are counted once; more are counted by name.
 const SHARED_MAX: usize = 1_000_000;
 
@@ -29,13 +31,30 @@ pub(crate) struct Amount {
     pub(crate) entries: u64,
 }
 
+impl Amount {
+    fn put(&mut self, more: Self) {
+        self.bytes = self.bytes.saturating_add(more.bytes);
+        self.entries = self.entries.saturating_add(more.entries);
+    }
+
+    fn take(&mut self, less: Self) {
+        self.bytes = self.bytes.saturating_sub(less.bytes);
+        self.entries = self.entries.saturating_sub(less.entries);
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     used: Amount,
+    /// What is claimed and not there yet, or in partial files that are live.
+    claimed: Amount,
     /// When it was counted; never, or not of what is known now, if `None`.
     counted: Option<Instant>,
     /// Something of unknown size was removed.
+    is_unknown: bool,
+    /// It may be less: something changed while it was counted.
     is_too_high: bool,
+    is_counting: bool,
     /// Added while a count was under way, which may have missed it.
     added: Amount,
     /// Partial files that are being written; claims stand for them.
@@ -60,18 +79,14 @@ impl Usage {
     pub(crate) fn shrank_somehow(&self, entries: u64) {
         let mut state = lock(&self.state);
         state.used.entries = state.used.entries.saturating_sub(entries);
-        state.is_too_high = true;
+        state.is_unknown = true;
     }
 
     pub(crate) fn shrink(&self, bytes: u64, entries: u64) {
         let mut state = lock(&self.state);
-        state.used.bytes = state.used.bytes.saturating_sub(bytes);
-        state.used.entries = state.used.entries.saturating_sub(entries);
-    }
-
-    /// What came without being asked for, such as what is kept of a partial file.
-    pub(crate) fn grow(&self, bytes: u64, entries: u64) {
-        lock(&self.state).add(Amount { bytes, entries });
+        state.used.take(Amount { bytes, entries });
+        // It may have been counted before it went.
+        state.is_too_high |= state.is_counting;
     }
 
     pub(crate) fn begin_partial(&self, id: FileId) {
@@ -85,14 +100,21 @@ impl Usage {
     /// What is in the bucket, counted if it never was. Blocks.
     pub(crate) fn now(&self, root: &Root) -> Result<Amount, RootError> {
         self.count_if_older_than(COUNT_EVERY, root)?;
-        Ok(lock(&self.state).used)
+        let state = lock(&self.state);
+        let mut all = state.used;
+        all.put(state.claimed);
+        Ok(all)
     }
 
     fn count_if_older_than(&self, age: Duration, root: &Root) -> Result<(), RootError> {
         let is_due = || {
             let state = lock(&self.state);
+            let age = match age == COUNT_BEFORE_REFUSAL {
+                true if state.is_unknown => Duration::ZERO,
+                true if state.is_too_high => COUNT_AGAIN,
+                _ => age,
+            };
             state.counted.is_none_or(|at| at.elapsed() >= age)
-                || (state.is_too_high && age == COUNT_BEFORE_REFUSAL)
         };
         if !is_due() {
             return Ok(());
@@ -105,13 +127,17 @@ impl Usage {
         {
             let mut state = lock(&self.state);
             state.added = Amount::default();
+            state.is_unknown = false;
             state.is_too_high = false;
+            state.is_counting = true;
         }
-        let counted = self.count(root)?;
+        let counted = self.count(root);
         let mut state = lock(&self.state);
-        state.used = counted;
-        let added = state.added;
-        state.add(added);
+        state.is_counting = false;
+        let (mut used, added) = (counted?, state.added);
+        used.put(added);
+        state.used = used;
+        state.is_too_high |= added != Amount::default();
         state.counted = Some(Instant::now());
         Ok(())
     }
@@ -146,14 +172,12 @@ fn is_first(shared: &mut HashSet<FileId>, id: FileId) -> bool {
 }
 
 impl State {
-    fn add(&mut self, more: Amount) {
-        for (sum, more) in [
-            (&mut self.used.bytes, more.bytes),
-            (&mut self.used.entries, more.entries),
-            (&mut self.added.bytes, more.bytes),
-            (&mut self.added.entries, more.entries),
-        ] {
-            *sum = sum.saturating_add(more);
+    /// What was claimed is there, as much as it is.
+    fn settle(&mut self, claimed: Amount, really: Amount) {
+        self.claimed.take(claimed);
+        self.used.put(really);
+        if self.is_counting {
+            self.added.put(really);
         }
     }
 
@@ -161,8 +185,10 @@ impl State {
         let fits = |used: u64, more: u64, most: Option<u64>| {
             more == 0 || most.is_none_or(|most| used.saturating_add(more) <= most)
         };
-        fits(self.used.bytes, more.bytes, settings.quota_bytes)
-            && fits(self.used.entries, more.entries, settings.quota_entries)
+        let mut all = self.used;
+        all.put(self.claimed);
+        fits(all.bytes, more.bytes, settings.quota_bytes)
+            && fits(all.entries, more.entries, settings.quota_entries)
     }
 }
 
@@ -272,16 +298,8 @@ impl Claim {
 
     /// Counts on as `really` what was claimed.
     pub(crate) fn settle(mut self, really: Amount) {
-        let has = std::mem::take(&mut self.has);
-        let usage = &self.bucket.usage;
-        usage.shrink(
-            has.bytes.saturating_sub(really.bytes),
-            has.entries.saturating_sub(really.entries),
-        );
-        usage.grow(
-            really.bytes.saturating_sub(has.bytes),
-            really.entries.saturating_sub(has.entries),
-        );
+        let claimed = std::mem::take(&mut self.has);
+        lock(&self.bucket.usage.state).settle(claimed, really);
     }
 
     /// All of it is there now.
@@ -293,7 +311,12 @@ impl Claim {
     /// Gives back what is over `bytes`.
     pub(crate) fn cut(&mut self, bytes: u64) {
         if self.has.bytes > bytes {
-            self.bucket.usage.shrink(self.has.bytes - bytes, 0);
+            let over = self.has.bytes - bytes;
+            let entries = 0;
+            self.bucket.usage.unclaim(Amount {
+                bytes: over,
+                entries,
+            });
             self.has.bytes = bytes;
         }
     }
@@ -301,7 +324,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.bucket.usage.shrink(self.has.bytes, self.has.entries);
+        self.bucket.usage.unclaim(self.has);
     }
 }
 
@@ -330,9 +353,13 @@ impl Usage {
         let mut state = lock(&self.state);
         let fits = state.fits(more, settings);
         if fits {
-            state.add(more);
+            state.claimed.put(more);
         }
         fits
+    }
+
+    fn unclaim(&self, less: Amount) {
+        lock(&self.state).claimed.take(less);
     }
 }
 

@@ -126,6 +126,33 @@ async fn what_is_announced_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_announced_stays_claimed_when_the_bucket_is_counted_again() {
+    let world = World::limited(Some(10), Some(3));
+    let announced = |bytes| ReplaceOptions {
+        bytes: Some(bytes),
+        ..ReplaceOptions::default()
+    };
+    let mut first = world.replace("www/a", announced(6)).await.unwrap();
+    first.write(&world.all, "123".into()).await.unwrap();
+    let mut www = alknet_fs::BucketConfig::new("www", world.host("www"));
+    www.quota = Some(alknet_fs::ByteSize::new(11));
+    let config = Default::default();
+    world.buckets.configure(&config, &[www]).unwrap();
+    fails(world.replace("www/b", announced(6)).await, QuotaExceeded);
+    world.put_small("www/b", "12345").await.unwrap();
+    first.write(&world.all, "456".into()).await.unwrap();
+    first.commit(&world.all).await.unwrap();
+    fails(world.put_small("www/c", "1").await, QuotaExceeded);
+    world
+        .buckets
+        .remove(&world.all, &at("www/b"), Removal::File)
+        .await
+        .unwrap();
+    world.put_small("www/c", "12345").await.unwrap();
+    fails(world.put_small("www/c", "123456").await, QuotaExceeded);
+}
+
+#[tokio::test]
 async fn holes_count_as_bytes() {
     let world = World::limited(Some(1000), None);
     let mut new = world

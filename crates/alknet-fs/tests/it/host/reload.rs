@@ -129,6 +129,30 @@ async fn a_bucket_whose_directory_is_missing_comes_back_with_it() {
 }
 
 #[tokio::test]
+async fn a_directory_that_is_put_in_the_place_of_a_bucket_is_served() {
+    let world = World::new();
+    world.put("www/f", "one");
+    world.put("next/f", "another");
+    let before = world.open("www/f", OpenOptions::reading()).await;
+    fs::rename(world.host("www"), world.host("old")).unwrap();
+    fs::rename(world.host("next"), world.host("www")).unwrap();
+    let start = std::time::Instant::now();
+    while world
+        .buckets
+        .stat(&world.all, &at("www/f"), true)
+        .await
+        .unwrap()
+        .bytes
+        != 7
+    {
+        assert!(start.elapsed() < std::time::Duration::from_secs(20));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    // What is open stays what it is.
+    assert_eq!(before.read_at(&world.all, 0, 10).await.unwrap(), "one");
+}
+
+#[tokio::test]
 async fn the_data_of_the_node_is_in_no_bucket() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("home/data");
