@@ -626,7 +626,7 @@ async fn mirror(seed: u64) {
     let changes = tokio::task::spawn_blocking(move || churn(&at, seed, 400));
     let mut known = BTreeSet::new();
     let mut log = Vec::new();
-    let mut is_over = false;
+    let (mut is_over, mut has_listed) = (false, false);
     let mut changes = Some(changes);
     while !is_over {
         if changes
@@ -644,7 +644,7 @@ async fn mirror(seed: u64) {
         for change in next {
             log.push(said(&change));
             is_over |= change.file == path("www/last");
-            apply(&mut known, &ground, &change);
+            apply(&mut known, &mut has_listed, &ground, &change);
         }
     }
     known.remove("last");
@@ -663,7 +663,12 @@ async fn mirror(seed: u64) {
     }
 }
 
-fn apply(known: &mut BTreeSet<String>, ground: &Ground, change: &FileChange) {
+fn apply(
+    known: &mut BTreeSet<String>,
+    has_listed: &mut bool,
+    ground: &Ground,
+    change: &FileChange,
+) {
     let file = below(&change.file);
     let is_in = |name: &String, above: &str| {
         name == above
@@ -682,10 +687,12 @@ fn apply(known: &mut BTreeSet<String>, ground: &Ground, change: &FileChange) {
                 moved.extend(all.map(|name| format!("{file}{}", &name[from.len()..])));
                 known.retain(|name| !is_in(name, from));
             }
-            known.retain(|name| !is_in(name, &file));
+            // Since it was listed, what is told may be older than what is known.
+            moved.retain(|name| !*has_listed || ground.at(name).symlink_metadata().is_ok());
             known.extend(moved);
         }
         ChangeKind::Missed => {
+            *has_listed = true;
             known.clear();
             names(&ground.at(""), "", known);
         }
