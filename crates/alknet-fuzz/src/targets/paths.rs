@@ -147,7 +147,11 @@ fn trees(data: &[u8]) {
     let asked: Vec<String> = asked.into_iter().skip(below).collect();
     let way = |names: &[String]| {
         let ways: Vec<String> = (0..=names.len())
-            .map(|n| [&[file.clone()], &names[..n]].concat().join("/"))
+            .map(|n| {
+                [std::slice::from_ref(&file), &names[..n]]
+                    .concat()
+                    .join("/")
+            })
             .collect();
         ways
     };
