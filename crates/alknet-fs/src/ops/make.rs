@@ -218,7 +218,8 @@ pub(super) fn link(files: Arc<dyn FileService>) -> Registration {
     writes(Operation::mutation("fs/link", "Makes a symbolic link."))
         .description(
             "`target` is read from the directory that the link lies in, and need not exist. \
-             One that is absolute or climbs out of the bucket is refused: `LEADS_OUTSIDE`.",
+             One that is absolute, climbs out of the bucket, or has `..` after a name is refused: \
+             `LEADS_OUTSIDE`.",
         )
         .example(
             json!({ "file": "inbox/latest", "target": "notes.txt" }),

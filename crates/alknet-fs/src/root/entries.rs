@@ -1,8 +1,12 @@
 //! Entries made, moved and removed, by one name in one directory.
 
 use super::{
-    Directory, Meta, PARTIAL_PREFIX, RootError, directory::usable, file::refuse_set_id,
-    list::Detail, partial::turn, walk::leads_out,
+    Directory, Meta, PARTIAL_PREFIX, RootError,
+    directory::usable,
+    file::refuse_set_id,
+    list::Detail,
+    partial::turn,
+    walk::{could_lead_out, leads_out},
 };
 use alknet_core::files::{FileKind, FileName};
 use rustix::{
@@ -47,14 +51,17 @@ impl Directory {
     /// Moves the entry `name` to `to_name` in `to`, which is below the same root.
     ///
     /// Moving what already has that name (another hard link of one file) does
-    /// nothing, as POSIX has it.
+    /// nothing, as POSIX has it. A symlink is judged where it comes to lie, as one that
+    /// is [made](Self::make_symlink) there; those in a directory that is moved are not
+    /// looked for.
     ///
     /// # Errors
     ///
     /// What the host answers (`ENOENT`, `EEXIST`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`,
     /// `EINVAL` for a directory into itself, `EXDEV` for another file system or
     /// root, `EBUSY` where a hidden directory is below it);
-    /// [`RootError::NameReserved`].
+    /// [`RootError::NameReserved`]; [`RootError::LeadsOut`] for a symlink that could lead
+    /// out from there.
     pub fn rename(
         &self,
         name: &FileName,
@@ -68,6 +75,10 @@ impl Directory {
         let meta = self.meta_at(from_name)?;
         self.refuse_pinned(&meta)?;
         to.refuse_taken(to_name)?;
+        if meta.kind == FileKind::Symlink {
+            let target = readlinkat(&*self.handle, from_name, Vec::new())?;
+            to.refuse_leading_out(target.as_bytes())?;
+        }
         match replace {
             Replace::Yes => Ok(renameat(&*self.handle, from_name, &*to.handle, to_name)?),
             Replace::No => self.rename_new(from_name, to, to_name, meta.kind),
@@ -145,24 +156,32 @@ impl Directory {
     /// exist.
     ///
     /// The target is judged by its text, from where the symlink is now: for those on
-    /// the host who follow it with other means. What it leads to through a root is
-    /// judged anew at every [walk](super::Root::walk).
+    /// the host who follow it with other means. `..` comes first in it or not at all:
+    /// what is above a name that is, or becomes, a symlink may be anywhere. What it
+    /// leads to through a root is judged anew at every [walk](super::Root::walk).
     ///
     /// # Errors
     ///
     /// What the host answers, [`RootError::NameReserved`], [`RootError::LeadsOut`] for
-    /// a target that is absolute or climbs above the root, and
+    /// a target that is absolute, climbs above the root, or has `..` after a name, and
     /// [`RootError::NameInvalid`] for one that is empty, over 4,095 bytes, or has a NUL.
     pub fn make_symlink(&self, name: &FileName, target: &[u8]) -> Result<(), RootError> {
         let name = usable(name)?;
         if target.is_empty() || target.len() > TARGET_BYTES_MAX || target.contains(&0) {
             return Err(RootError::NameInvalid);
         }
-        if leads_out(target, self.depth) {
-            return Err(RootError::LeadsOut);
-        }
+        self.refuse_leading_out(target)?;
+        // A rename must not find another symlink than the one that it judged.
+        let _one_by_one = turn(self, self);
         self.refuse_taken(name)?;
         Ok(symlinkat(OsStr::from_bytes(target), &*self.handle, name)?)
+    }
+
+    fn refuse_leading_out(&self, target: &[u8]) -> Result<(), RootError> {
+        match could_lead_out(target, self.depth) {
+            true => Err(RootError::LeadsOut),
+            false => Ok(()),
+        }
     }
 
     /// The target of the symlink `name`.

@@ -18,6 +18,9 @@ use std::{
 /// How names of partial files begin. Nobody else's may.
 pub const PARTIAL_PREFIX: &str = ".alknet-part-";
 
+/// Nobody else's until it has its final name.
+const PARTIAL_MODE: u32 = 0o600;
+
 /// Times that the file is looked for again while others make and remove it.
 const TRIES: usize = 100;
 
@@ -83,8 +86,6 @@ pub struct Partial {
     bytes: u64,
     is_kept: bool,
     is_done: bool,
-    /// What a new file has here; unknown of a resumed one.
-    new_mode: Option<u32>,
 }
 
 impl Directory {
@@ -119,6 +120,8 @@ impl Directory {
                 } else {
                     Create::New
                 },
+                // From its first instant: whoever opened it then could read on.
+                mode: Some(PARTIAL_MODE),
                 ..OpenHow::write(Create::Never)
             };
             let file = match self.open_at(&name, &how) {
@@ -127,8 +130,9 @@ impl Directory {
                 Err(error) => return Err(error),
             };
             let meta = file.meta()?;
-            if found.is_none() {
-                try_mode(&file, 0o600)?;
+            // Where the umask takes even that, it could not be opened again.
+            if found.is_none() && meta.mode & 0o777 != PARTIAL_MODE {
+                try_mode(&file, PARTIAL_MODE)?;
             }
             if !lock(&file)? {
                 return Err(RootError::Busy);
@@ -142,7 +146,6 @@ impl Directory {
                     bytes: meta.bytes,
                     is_kept: matches!(key, PartialKey::Resumable(_)),
                     is_done: false,
-                    new_mode: found.is_none().then_some(meta.mode & 0o777),
                     file,
                 });
             }
@@ -322,11 +325,7 @@ impl Partial {
             self.take_owner(&found, &commit.attributes)?;
             try_mode(&self.file, found.mode & 0o777)?;
         } else {
-            let mode = match self.new_mode {
-                Some(mode) => mode,
-                None => self.directory.new_mode()?,
-            };
-            try_mode(&self.file, mode)?;
+            try_mode(&self.file, self.directory.new_mode()?)?;
         }
         let attributes = Attributes {
             bytes: None,

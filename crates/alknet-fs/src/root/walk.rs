@@ -317,3 +317,13 @@ pub(super) fn leads_out(target: &[u8], depth: usize) -> bool {
     }
     false
 }
+
+/// Whether a symlink with this target, in a directory `depth` names below the root,
+/// could lead out of it on the host, whatever its names stand for, now or later: a
+/// name before a `..` may be a symlink, and what is above that may be anything.
+pub(super) fn could_lead_out(target: &[u8], depth: usize) -> bool {
+    let steps = target.split(|byte| *byte == b'/');
+    let mut steps = steps.filter(|step| !matches!(*step, b"" | b"."));
+    let ups = steps.by_ref().take_while(|step| *step == b"..").count();
+    target.first() == Some(&b'/') || ups > depth || steps.any(|step| step == b"..")
+}

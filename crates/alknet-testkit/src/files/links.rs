@@ -80,7 +80,7 @@ async fn circles_end(ground: Ground) {
     ground.symlink("a", "b/x").await;
     ground.symlink("b", "a/y").await;
     ground.mkdir("d").await;
-    ground.symlink("d/back", "../d/back/..").await;
+    ground.symlink("d/back", "../d/back/x").await;
     for circle in ["self", "a", "b", "self/x", "a/b", "d/back/x"] {
         let at = at(circle);
         let (files, all) = (&ground.files, &ground.all);
@@ -142,6 +142,9 @@ async fn targets_stay_in_the_bucket(ground: Ground) {
         ("l", ".."),
         ("l", "../x"),
         ("l", "d/../../x"),
+        // What is above a name that is a link, or becomes one, may be anywhere.
+        ("l", "d/.."),
+        ("d/e/l", "../x/../y"),
         ("d/l", "../.."),
         ("d/l", "../../main/d"),
         ("d/e/l", "../../../other"),
@@ -159,6 +162,12 @@ async fn targets_stay_in_the_bucket(ground: Ground) {
     ground.symlink("to-e", "d/e").await;
     let made = files.symlink(all, &at("to-e/l"), b"../../l").await;
     made.unwrap();
+    // One that is moved is judged where it comes to lie.
+    let options = RenameOptions::default();
+    let moved = files.rename(all, &at("d/e/l"), &at("d/l"), options).await;
+    fails(moved, Code::LeadsOutside);
+    let moved = files.rename(all, &at("d/e/l"), &at("d/e/m"), options).await;
+    moved.unwrap();
     for (link, target) in [("r", "."), ("d/r", ".."), ("d/e/r", "../../d/e")] {
         ground.symlink(link, target).await;
         assert_eq!(ground.stat(link).await.kind, FileKind::Directory);
@@ -227,8 +236,8 @@ async fn what_leads_out_is_not_followed(ground: Ground) {
         assert_eq!(listed.unwrap().target, None);
         let moved = super::ground::at("moved");
         let options = RenameOptions::default();
-        files.rename(all, &at, &moved, options).await.unwrap();
-        files.remove(all, &moved, Removal::File).await.unwrap();
+        fails(files.rename(all, &at, &moved, options).await, code);
+        files.remove(all, &at, Removal::File).await.unwrap();
     }
     assert!(!ground.is_there("copy").await);
 }

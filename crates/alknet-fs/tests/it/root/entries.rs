@@ -94,6 +94,10 @@ fn symlinks_that_would_lead_out_are_not_made() {
         "x/../../../..",
         "//",
         "../../../inside/a",
+        // With `s -> .`, and with `s -> ..`.
+        "s/s/s/../../../etc/passwd",
+        "s/..",
+        "./../x/./..",
     ] {
         let said = b.make_symlink(&name("l"), target.as_bytes());
         assert!(
@@ -106,9 +110,16 @@ fn symlinks_that_would_lead_out_are_not_made() {
         let said = b.make_symlink(&name("l"), target);
         assert!(matches!(said, Err(RootError::NameInvalid)));
     }
-    for (at, target) in ["../..", "../../a/b", "missing", ".", "x/../..", "../b/"]
-        .into_iter()
-        .enumerate()
+    for (at, target) in [
+        "../..",
+        "../../a/b",
+        "missing",
+        ".",
+        "./.././..//x",
+        "../b/",
+    ]
+    .into_iter()
+    .enumerate()
     {
         let link = name(format!("l{at}"));
         b.make_symlink(&link, target.as_bytes()).unwrap();
@@ -116,21 +127,46 @@ fn symlinks_that_would_lead_out_are_not_made() {
         assert_eq!(b.meta_of(&link).unwrap().kind, FileKind::Symlink);
     }
     assert_errno(b.make_symlink(&name("l0"), b"x"), Errno::EXIST);
-    // One that was fine and is moved up leads out: it is neither told nor followed.
-    b.rename(
-        &name("l0"),
-        &ground.root.directory(),
-        &name("moved"),
-        Replace::No,
-    )
-    .unwrap();
-    let moved = ground.root.directory().read_link(&name("moved"));
+    assert_errno(ground.root.directory().read_link(&name("a")), Errno::INVAL);
+}
+
+#[test]
+fn a_symlink_is_not_moved_to_where_it_leads_out() {
+    let ground = Ground::new();
+    ground
+        .dirs("a/b")
+        .link("a/b/planted", "x/../..")
+        .file("f", "");
+    let (top, b) = (ground.root.directory(), ground.directory("a/b"));
+    b.make_symlink(&name("l"), b"../../f").unwrap();
+    for replace in [Replace::Yes, Replace::No] {
+        for to in ["l", "f"] {
+            let said = b.rename(&name("l"), &top, &name(to), replace);
+            assert!(matches!(said, Err(RootError::LeadsOut)), "{to}: {said:?}");
+        }
+        let said = b.rename(&name("planted"), &b, &name("p"), replace);
+        assert!(matches!(said, Err(RootError::LeadsOut)), "{said:?}");
+    }
+    assert_eq!(fs::metadata(ground.at("f")).unwrap().len(), 0);
+    let deeper = ground.dirs("a/b/c").directory("a/b/c");
+    b.rename(&name("l"), &deeper, &name("l"), Replace::No)
+        .unwrap();
+    deeper
+        .rename(&name("l"), &b, &name("l"), Replace::No)
+        .unwrap();
+    // What the host made is told by its letters, and followed with care.
+    assert_eq!(b.read_link(&name("planted")).unwrap(), b"x/../..");
+    // A directory is moved with what is in it: such a link is neither told nor followed.
+    let a = ground.directory("a");
+    assert_eq!(b.read_link(&name("l")).unwrap(), b"../../f");
+    a.rename(&name("b"), &top, &name("moved"), Replace::No)
+        .unwrap();
+    let moved = ground.directory("moved").read_link(&name("l"));
     assert!(matches!(moved, Err(RootError::LeadsOut)));
     assert!(matches!(
-        ground.walk("moved", Follow::Yes),
+        ground.walk("moved/l", Follow::Yes),
         Err(RootError::LeadsOut)
     ));
-    assert_errno(ground.root.directory().read_link(&name("a")), Errno::INVAL);
 }
 
 #[test]

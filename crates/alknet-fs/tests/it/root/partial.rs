@@ -6,10 +6,14 @@ use alknet_fs::root::{
     Batch, Commit, Digester, Directory, PARTIAL_PREFIX, Partial, PartialKey, Place, Replace,
     RootError,
 };
-use rustix::io::Errno;
+use rustix::{
+    fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
+    io::Errno,
+};
 use std::{
     collections::BTreeSet,
     env, fs,
+    mem::MaybeUninit,
     ops::ControlFlow,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
@@ -63,6 +67,36 @@ fn a_file_changes_as_a_whole_when_it_is_committed() {
     assert_eq!(ground.read("f").unwrap(), "new content");
     drop(partial);
     assert_eq!(names(&ground), BTreeSet::from(["f".into()]));
+}
+
+/// Who opened it before its mode was taken away would read all that comes.
+#[test]
+fn a_partial_file_is_nobody_elses_from_its_first_instant() {
+    let ground = Ground::new();
+    let top = ground.root.directory();
+    let inotify = inotify::init(CreateFlags::NONBLOCK).unwrap();
+    let flags = WatchFlags::CREATE | WatchFlags::ATTRIB;
+    inotify::add_watch(&inotify, ground.at(""), flags).unwrap();
+    for key in [PartialKey::Once, KEY] {
+        let mut partial = begun(&top, "f", key, b"secret");
+        let hidden = fs::metadata(ground.at(&part_of(&ground))).unwrap();
+        assert_eq!(hidden.mode() & 0o777, 0o600);
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&inotify, &mut buffer);
+        assert_eq!(events.next().unwrap().events(), ReadFlags::CREATE);
+        // Nothing changed its mode since.
+        assert_eq!(events.next().err(), Some(Errno::WOULDBLOCK));
+        // What it has when it is complete is what any new file has here.
+        fs::write(ground.at("usual"), "").unwrap();
+        let usual = fs::metadata(ground.at("usual")).unwrap().mode();
+        assert_eq!(
+            partial.commit(&durable(Place::New)).unwrap().mode,
+            usual & 0o7777
+        );
+        fs::remove_file(ground.at("usual")).unwrap();
+        fs::remove_file(ground.at("f")).unwrap();
+        while events.next().is_ok() {}
+    }
 }
 
 #[test]

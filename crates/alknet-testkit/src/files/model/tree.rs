@@ -293,6 +293,14 @@ impl Tree {
         })
     }
 
+    /// Whether a target could, whatever its names are or become links to: none may
+    /// be made or moved to where it could.
+    fn could_lead_out(&self, directory: Inode, target: &str) -> bool {
+        let parts = target.split('/').filter(|part| !matches!(*part, "." | ""));
+        let names_last = parts.skip_while(|part| *part == "..");
+        names_last.into_iter().any(|part| part == "..") || self.leads_out(directory, target)
+    }
+
     fn depth(&self, directory: Inode) -> usize {
         let above = |at: &Inode| self.is_within(directory, *at);
         let directories = self
@@ -312,7 +320,7 @@ impl Tree {
                 .and_then(|found| found.place)
                 .map(|place| place.0),
         };
-        if directory.is_some_and(|directory| self.leads_out(directory, target)) {
+        if directory.is_some_and(|directory| self.could_lead_out(directory, target)) {
             return Err([vec![Code::LeadsOutside], place.err().unwrap_or_default()].concat());
         }
         let place = place?;
@@ -416,6 +424,11 @@ impl Tree {
             wrong.push(Code::BadArgument);
             return Err(wrong);
         };
+        if let Body::Link(text) = &self.node(inode).body
+            && self.could_lead_out(target.0, text)
+        {
+            wrong.push(Code::LeadsOutside);
+        }
         if !wrong.is_empty() {
             return Err(wrong);
         }
