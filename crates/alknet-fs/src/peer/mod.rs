@@ -2,6 +2,7 @@
 //! `fs/pull` where they go. The caller carries a secret from one to the other,
 //! and no bytes.
 
+mod levels;
 mod offer;
 mod offers;
 mod place;

@@ -35,7 +35,27 @@ pub(super) struct Entry {
     /// As requests have it.
     pub(super) path: String,
     pub(super) target: FilePath,
-    pub(super) stat: FileStat,
+    pub(super) stat: Told,
+}
+
+/// What the other node says of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) kind: FileKind,
+    pub(super) bytes: u64,
+    pub(super) mode: u32,
+    pub(super) mtime: FileTime,
+}
+
+impl Told {
+    pub(super) fn of(stat: &FileStat) -> Self {
+        Self {
+            kind: stat.kind,
+            bytes: stat.bytes,
+            mode: stat.mode,
+            mtime: stat.mtime,
+        }
+    }
 }
 
 impl Place<'_> {
@@ -110,7 +130,7 @@ impl Place<'_> {
         self.attributes.then_some(mtime)
     }
 
-    pub(super) fn is_same(&self, here: &FileStat, there: &FileStat) -> bool {
+    pub(super) fn is_same(&self, here: &FileStat, there: &Told) -> bool {
         !self.ignore_times
             && self.look.is_some()
             && self.create != Create::New
@@ -193,7 +213,7 @@ impl Place<'_> {
     pub(super) async fn make_link(
         &self,
         entry: &Entry,
-        link: Option<String>,
+        link: Option<Box<str>>,
     ) -> Result<bool, FileError> {
         let outside = || {
             let message = format!("`{}` leads out of its bucket", entry.path);

@@ -6,7 +6,8 @@
 //! and never behind a link, not even behind one that was copied a moment ago.
 
 use super::{
-    place::{Entry, Place},
+    levels::{Levels, Page, Step, Waiting},
+    place::{Entry, Place, Told},
     sink::Sink,
     tell::{Pulled, Teller},
     wire::{
@@ -17,8 +18,8 @@ use crate::stream::line;
 use alknet_core::{
     ByteSender, CallError, Control, ErrorCode,
     files::{
-        Attributes, FileError, FileErrorCode, FileKind, FileName, FilePath, FileStat, FileTime,
-        ListEntry, Replacement, SMALL_FILE_BYTES_MAX, SetTime, SmallFile,
+        Attributes, FileError, FileErrorCode, FileKind, FileName, FileStat, FileTime, Replacement,
+        SMALL_FILE_BYTES_MAX, SetTime, SmallFile,
     },
 };
 use serde_json::json;
@@ -28,6 +29,8 @@ use tokio::sync::mpsc;
 /// Small files that are made durable together, and their bytes.
 const BATCH_FILES: usize = 256;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// Longest place of a listing: see [`Listing`](alknet_core::files::Listing).
+const PLACE_BYTES_MAX: usize = 64;
 
 /// Why it goes no further.
 enum Stop {
@@ -52,26 +55,6 @@ enum Expected {
     /// The number of the request, and what was kept of it.
     File(Entry, u64, Option<Box<dyn Replacement>>),
 }
-
-/// A directory that is walked.
-#[derive(Debug)]
-struct Level {
-    names: Vec<FileName>,
-    target: FilePath,
-    stat: FileStat,
-    entries: VecDeque<ListEntry>,
-    more: More,
-}
-
-#[derive(Debug)]
-enum More {
-    First,
-    From(String),
-    No,
-}
-
-/// A page of a directory.
-type Page = (VecDeque<ListEntry>, Option<String>);
 
 #[derive(Debug)]
 pub(super) struct Receiving<'a> {
@@ -132,7 +115,7 @@ impl<'a> Receiving<'a> {
         let root = Entry {
             path: String::new(),
             target: self.place.root.clone(),
-            stat: stat.clone(),
+            stat: Told::of(stat),
         };
         if stat.kind == FileKind::Directory {
             self.tree(root).await?;
@@ -182,67 +165,63 @@ impl<'a> Receiving<'a> {
             return Err(Stop::Error(error.into()));
         }
         self.told(&root, false).await?;
-        let mut levels = vec![Level {
-            names: Vec::new(),
-            target: root.target,
-            stat: root.stat,
-            entries: VecDeque::new(),
-            more: More::First,
-        }];
-        while let Some(level) = levels.last_mut() {
-            if let Some(entry) = level.entries.pop_front() {
-                let mut names = level.names.clone();
-                names.push(entry.name.clone());
-                let target = level.target.join(entry.name.clone());
-                if let Some(below) = self.entry(names, target, entry).await? {
-                    levels.push(below);
-                }
-                continue;
-            }
-            let from = match std::mem::replace(&mut level.more, More::No) {
-                More::First => None,
-                More::From(place) => Some(place),
-                More::No => {
-                    if let Some(level) = levels.pop() {
-                        self.leave(level);
+        let mut levels = Levels::default();
+        levels.enter(None, root.stat.mode, root.stat.mtime);
+        while let Some(step) = levels.next() {
+            let mut names = levels.names();
+            match step {
+                Step::Entry(waiting) => {
+                    let (name, link) = (waiting.name.clone(), waiting.target.clone());
+                    names.push(name.clone());
+                    let Some(entry) = self.entry_of(&names, &waiting).await? else {
+                        continue;
+                    };
+                    let (mode, mtime) = (waiting.mode, waiting.mtime);
+                    if self.entry(entry, link).await? {
+                        levels.enter(Some(name), mode, mtime);
                     }
-                    continue;
                 }
-            };
-            let path = relative(&level.names);
-            match self.list(path, from).await? {
-                Some((entries, next)) => {
-                    level.entries = entries;
-                    level.more = next.map_or(More::No, More::From);
+                Step::List(from) => {
+                    let page = self.list(relative(&names), from).await?;
+                    levels.listed(page);
                 }
-                None => level.more = More::No,
+                Step::Leave(mode, mtime) => {
+                    levels.left();
+                    self.leave(&names, (mode, mtime)).await?;
+                }
             }
         }
         Ok(())
     }
 
-    /// One entry; answers with the directory that is walked next.
-    async fn entry(
+    /// Where an entry comes to; none if it cannot, which was told.
+    async fn entry_of(
         &mut self,
-        names: Vec<FileName>,
-        target: Result<FilePath, alknet_core::files::PathError>,
-        entry: ListEntry,
-    ) -> Result<Option<Level>, Stop> {
-        let path = relative(&names);
-        let target = match target {
-            Ok(target) => target,
+        names: &[FileName],
+        waiting: &Waiting,
+    ) -> Result<Option<Entry>, Stop> {
+        let path = relative(names);
+        match self.place.root.join_all(names.iter().cloned()) {
+            Ok(target) => Ok(Some(Entry {
+                path,
+                target,
+                stat: Told {
+                    kind: waiting.kind,
+                    bytes: waiting.bytes,
+                    mode: waiting.mode,
+                    mtime: waiting.mtime,
+                },
+            })),
             Err(error) => {
                 let error = FileError::new(FileErrorCode::NameTooLong, error.to_string());
                 self.refuse(&path, error).await?;
-                return Ok(None);
+                Ok(None)
             }
-        };
-        let link = entry.target;
-        let entry = Entry {
-            path,
-            target,
-            stat: entry.stat,
-        };
+        }
+    }
+
+    /// One entry; whether it is a directory that is walked next.
+    async fn entry(&mut self, entry: Entry, link: Option<Box<str>>) -> Result<bool, Stop> {
         match entry.stat.kind {
             FileKind::File => self.file(entry).await?,
             FileKind::Symlink => self.link(entry, link).await?,
@@ -255,17 +234,11 @@ impl<'a> Receiving<'a> {
                 Err(error) => self.refuse(&entry.path, error).await?,
                 Ok(()) => {
                     self.told(&entry, false).await?;
-                    return Ok(Some(Level {
-                        names,
-                        target: entry.target,
-                        stat: entry.stat,
-                        entries: VecDeque::new(),
-                        more: More::First,
-                    }));
+                    return Ok(true);
                 }
             },
         }
-        Ok(None)
+        Ok(false)
     }
 
     async fn told(&mut self, entry: &Entry, is_skipped: bool) -> Result<(), Stop> {
@@ -298,9 +271,15 @@ impl<'a> Receiving<'a> {
         loop {
             match self.next().await? {
                 Incoming::Answer(Answer::Entry(entry)) if entries.len() < PAGE_ENTRIES => {
-                    entries.push_back(*entry);
+                    entries.push_back(Waiting::from(*entry));
                 }
                 Incoming::Answer(Answer::Page { next }) => {
+                    if next
+                        .as_ref()
+                        .is_some_and(|place| place.len() > PLACE_BYTES_MAX)
+                    {
+                        return Err(broken("a place of a listing").into());
+                    }
                     self.page = Some((entries, next));
                     return Ok(());
                 }
@@ -311,14 +290,30 @@ impl<'a> Receiving<'a> {
     }
 
     /// What lies in a directory is here, or on its way.
-    fn leave(&mut self, level: Level) {
-        if self.place.attributes {
-            self.expected.push_back(Expected::Left(Entry {
-                path: relative(&level.names),
-                target: level.target,
-                stat: level.stat,
-            }));
+    async fn leave(
+        &mut self,
+        names: &[FileName],
+        (mode, mtime): (u32, FileTime),
+    ) -> Result<(), Stop> {
+        let target = self.place.root.join_all(names.iter().cloned());
+        // One that was gone into has a path.
+        let Some(target) = target.ok().filter(|_| self.place.attributes) else {
+            return Ok(());
+        };
+        while self.expected.len() >= REQUESTS_MAX {
+            self.settle_one().await?;
         }
+        self.expected.push_back(Expected::Left(Entry {
+            path: relative(names),
+            target,
+            stat: Told {
+                kind: FileKind::Directory,
+                bytes: 0,
+                mode,
+                mtime,
+            },
+        }));
+        Ok(())
     }
 
     // Files.
@@ -545,7 +540,7 @@ impl<'a> Receiving<'a> {
 
     // Links.
 
-    async fn link(&mut self, entry: Entry, link: Option<String>) -> Result<(), Stop> {
+    async fn link(&mut self, entry: Entry, link: Option<Box<str>>) -> Result<(), Stop> {
         // What is on its way was looked at before there was this link.
         while !self.expected.is_empty() {
             self.settle_one().await?;
