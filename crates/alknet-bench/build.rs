@@ -3,7 +3,9 @@
 use std::process::Command;
 
 /// What is measured, besides the harness.
-const MEASURED: [&str; 6] = ["core", "call", "node", "store", "exec", "vault"];
+const MEASURED: [&str; 8] = [
+    "core", "call", "node", "store", "exec", "vault", "fs", "cli",
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=../../.git/logs/HEAD");

@@ -7,6 +7,7 @@
 //! memory belong to one contender and one side.
 
 mod call;
+mod files;
 mod machine;
 mod net;
 mod report;
@@ -31,6 +32,8 @@ struct Arguments {
 enum Area {
     /// The call protocol and the door.
     Call(Options),
+    /// Files between two nodes beside `scp`, `rsync` and local copies.
+    Files(Options),
     /// Meetings, calls and bulk through NATs and a relay; needs root on Linux.
     Net(Options),
     /// Durable operations, identities and the audit log.
@@ -72,9 +75,11 @@ pub fn run() -> Result<String> {
         None => {
             let calls = measure_calls(&Options::default())?;
             let store = measure_store(&Options::default())?;
-            Ok(calls + &store + &measure_net(&Options::default())?)
+            let files = measure_files(&Options::default())?;
+            Ok(calls + &store + &files + &measure_net(&Options::default())?)
         }
         Some(Area::Call(options)) => measure_calls(&options),
+        Some(Area::Files(options)) => measure_files(&options),
         Some(Area::Net(options)) => measure_net(&options),
         Some(Area::Store(options)) => measure_store(&options),
         Some(Area::StoreWorker(role)) => {
@@ -112,6 +117,13 @@ fn measure_calls(options: &Options) -> Result<String> {
     let mut plan = options.plan(Plan::smoke(), Plan::quick(), Plan::full());
     plan.rounds = options.rounds.map_or(plan.rounds, usize::from);
     options.keep("call", call::measure(&plan)?)
+}
+
+fn measure_files(options: &Options) -> Result<String> {
+    use files::Plan;
+    let mut plan = options.plan(Plan::smoke(), Plan::quick(), Plan::full());
+    plan.rounds = options.rounds.map_or(plan.rounds, usize::from);
+    options.keep("files", files::measure(&plan)?)
 }
 
 fn measure_net(options: &Options) -> Result<String> {

@@ -117,3 +117,45 @@ fn storage_is_measured_beside_bare_sqlite() {
     }
     is_finite(&text);
 }
+
+/// The command line is a program of another package; who builds all has it.
+fn has_command_line() -> bool {
+    let own = std::path::Path::new(env!("CARGO_BIN_EXE_alknet-bench"));
+    own.with_file_name("alknet").is_file()
+}
+
+#[test]
+fn files_are_measured_beside_copies_over_ssh() {
+    let name = "files_are_measured_beside_copies_over_ssh";
+    if !has_command_line() {
+        return note_skip(name, "`alknet` is not built");
+    }
+    let text = report("files");
+    for line in [
+        "| one large file, get, alknet, command line |",
+        "| one large file, put, alknet, library |",
+        "| one large file, its bytes, cat, no network |",
+        "| a large directory with all that is known, alknet, library |",
+        "| 120 small files, put again, nothing to do, alknet, command line |",
+        "| `fs/read`, 4 KiB |",
+    ] {
+        assert!(text.contains(line), "no `{line}` in\n{text}");
+    }
+    if text.contains("- Left out: OpenSSH") {
+        note_skip(name, "openssh-server is not installed");
+    } else {
+        for line in [
+            "| one large file, put, scp |",
+            "| 4 KiB read, by a program, ssh cat, connection kept |",
+            "| names of a large directory, sftp ls |",
+        ] {
+            assert!(text.contains(line), "no `{line}` in\n{text}");
+        }
+    }
+    if text.contains("- Left out: rsync") {
+        note_skip(name, "rsync is not installed");
+    } else {
+        assert!(text.contains("| 120 small files, get again, nothing to do, rsync over ssh |"));
+    }
+    is_finite(&text);
+}
