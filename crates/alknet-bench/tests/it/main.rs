@@ -125,8 +125,8 @@ fn has_command_line() -> bool {
 }
 
 #[test]
-fn files_are_measured_beside_copies_over_ssh() {
-    let name = "files_are_measured_beside_copies_over_ssh";
+fn slow_files_are_measured_beside_copies_over_ssh() {
+    let name = "slow_files_are_measured_beside_copies_over_ssh";
     if !has_command_line() {
         return note_skip(name, "`alknet` is not built");
     }
