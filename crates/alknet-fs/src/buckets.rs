@@ -5,7 +5,6 @@ use crate::{
     host::{
         bucket::{Bucket, Settings, lock, no_such_bucket, refuse_versions},
         copy,
-        jobs::Jobs,
     },
 };
 use alknet_core::{
@@ -20,6 +19,7 @@ use alknet_core::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use std::{
     collections::BTreeMap,
     fs::DirBuilder,
@@ -37,12 +37,11 @@ type ByName = BTreeMap<Box<str>, Arc<Bucket>>;
 /// bucket that is not there any more hears `NO_SUCH_BUCKET` at the next step.
 ///
 /// What blocks runs on threads of the current tokio runtime, at most
-/// [`BLOCKING_JOBS_MAX`](crate::BLOCKING_JOBS_MAX) at a time.
+/// [`BLOCKING_JOBS_MAX`](crate::BLOCKING_JOBS_MAX) of a bucket at a time.
 #[derive(Debug)]
 pub struct Buckets {
     by_name: ArcSwap<ByName>,
     own_data: Option<Arc<Path>>,
-    jobs: Jobs,
     configuring: Mutex<()>,
 }
 
@@ -63,7 +62,6 @@ impl Buckets {
         let new = Self {
             by_name: ArcSwap::default(),
             own_data: data_directory.map(Arc::from),
-            jobs: Jobs::new(),
             configuring: Mutex::default(),
         };
         new.configure(files, buckets)?;
@@ -109,8 +107,8 @@ impl Buckets {
                     Arc::clone(bucket)
                 }
                 None => {
-                    let (own, jobs) = (self.own_data.clone(), self.jobs.clone());
-                    Arc::new(Bucket::new(config, kept, own, jobs))
+                    let own = self.own_data.clone();
+                    Arc::new(Bucket::new(config, kept, own))
                 }
             };
             new.insert(config.name.as_str().into(), bucket);
@@ -141,11 +139,12 @@ impl Buckets {
     }
 
     /// Why buckets cannot be used now, by name: their directories are missing, or
-    /// may not be opened. Blocks.
-    #[must_use]
-    pub fn unavailable(&self) -> Vec<(String, String)> {
+    /// may not be opened, or their disks do not answer (within five seconds).
+    pub async fn unavailable(&self) -> Vec<(String, String)> {
         let by_name = self.by_name.load_full();
-        let infos = by_name.values().map(|bucket| bucket.info());
+        let infos = join_all(by_name.values().map(Bucket::look))
+            .await
+            .into_iter();
         let unavailable = infos.filter_map(|info| Some((info.name, info.unavailable?)));
         unavailable.collect()
     }
@@ -199,11 +198,9 @@ impl FileService for Buckets {
             let root = BucketRef::parse(bucket.name()).and_then(|root| FilePath::new(root, vec![]));
             root.is_ok_and(|root| permit.may_allow_within("list", &root))
         };
-        let mut infos = Vec::new();
-        for bucket in by_name.values().filter(|bucket| may_list(bucket)).cloned() {
-            infos.push(self.jobs.run(move || bucket.info()).await?);
-        }
-        Ok(infos)
+        let told = by_name.values().filter(|bucket| may_list(bucket));
+        let told: Vec<_> = told.map(Bucket::look).collect();
+        Ok(join_all(told).await)
     }
 
     async fn stat(

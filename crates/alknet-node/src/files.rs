@@ -21,12 +21,10 @@ pub(crate) async fn open_buckets(
     // As it is, whatever links lead there: what lies in it is hidden from all
     // buckets.
     let own = std::path::absolute(data.path()).unwrap_or_else(|_| data.path().to_owned());
-    let opened = tokio::task::spawn_blocking(move || {
-        let opened = Buckets::new(&files, &buckets, Some(&own))?;
-        warn_of_unavailable(&opened);
-        Ok::<_, FilesConfigError>(opened)
-    });
-    Ok(opened.await.map_err(|_| StartError::Runtime)??)
+    let opened = tokio::task::spawn_blocking(move || Buckets::new(&files, &buckets, Some(&own)));
+    let opened = opened.await.map_err(|_| StartError::Runtime)??;
+    warn_of_unavailable(&opened).await;
+    Ok(opened)
 }
 
 /// Puts other buckets into the place of those in force.
@@ -35,19 +33,17 @@ pub(crate) async fn change_buckets(
     files: &FilesConfig,
     configured: &[BucketConfig],
 ) -> Result<(), FilesConfigError> {
-    let (buckets, files) = (buckets.clone(), files.clone());
+    let (changing, files) = (buckets.clone(), files.clone());
     let configured = configured.to_vec();
-    let changed = tokio::task::spawn_blocking(move || {
-        buckets.configure(&files, &configured)?;
-        warn_of_unavailable(&buckets);
-        Ok(())
-    });
+    let changed = tokio::task::spawn_blocking(move || changing.configure(&files, &configured));
     // Lost only with the runtime, which nobody waits for any more.
-    changed.await.unwrap_or(Ok(()))
+    changed.await.unwrap_or(Ok(()))?;
+    warn_of_unavailable(buckets).await;
+    Ok(())
 }
 
-fn warn_of_unavailable(buckets: &Buckets) {
-    for (bucket, why) in buckets.unavailable() {
+async fn warn_of_unavailable(buckets: &Buckets) {
+    for (bucket, why) in buckets.unavailable().await {
         tracing::warn!(bucket, why, "a bucket cannot be used now");
     }
 }

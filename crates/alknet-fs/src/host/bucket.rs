@@ -19,7 +19,10 @@ use std::{
     },
     time::{Duration, Instant, SystemTime},
 };
+use tokio::time::timeout;
 
+/// A disk that did not answer for so long is said not to.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Whether the path of a bucket is still that of its directory is looked at so
 /// often: who deploys by a rename is served from the new one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -88,7 +91,6 @@ impl Bucket {
         config: &BucketConfig,
         partials_kept: Duration,
         own_data: Option<Arc<Path>>,
-        jobs: Jobs,
     ) -> Self {
         Self {
             name: config.name.as_str().into(),
@@ -102,7 +104,7 @@ impl Bucket {
             usage: Usage::default(),
             uploads: Uploads::default(),
             watching: Watching::default(),
-            jobs,
+            jobs: Jobs::new(),
         }
     }
 
@@ -221,12 +223,18 @@ impl Bucket {
         FileError::new(FileErrorCode::NoSuchBucket, message)
     }
 
-    /// As listed. Blocks.
-    pub(crate) fn info(&self) -> BucketInfo {
+    /// As listed; a disk that does not answer is not waited for.
+    pub(crate) async fn look(self: &Arc<Self>) -> BucketInfo {
         let settings = self.settings();
-        let unavailable = match self.root() {
-            Ok(_) => None,
-            Err(error) => Some(error.to_string()),
+        let bucket = Arc::clone(self);
+        let opened = self.jobs.run(move || bucket.root().map(drop));
+        let unavailable = match timeout(LOOK_MAX, opened).await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(error)) | Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!(
+                "bucket `{}` cannot be used now: its disk does not answer",
+                self.name
+            )),
         };
         BucketInfo {
             name: self.name.to_string(),
@@ -251,10 +259,11 @@ impl Bucket {
         if settings.read_only || !self.is_time_to_sweep(directory.id()) {
             return;
         }
+        let freeing = self.usage.freeing();
         let before = SystemTime::now().checked_sub(settings.partials_kept);
         let swept = before.map(|before| directory.sweep(before));
         if let Some(Ok(swept)) = swept {
-            self.usage.shrink(swept.bytes, swept.partials);
+            freeing.freed(swept.bytes, swept.partials);
         }
     }
 

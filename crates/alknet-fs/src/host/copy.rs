@@ -5,7 +5,8 @@ use super::{
     gate::{self, Gate, Reached},
     handle::{POSITION_MAX, check_both, follow_to, refuse_no_file},
     jobs::Jobs,
-    replacement::{DIGEST_TURN_BYTES, Writing},
+    replacement::DIGEST_TURN_BYTES,
+    writing::Writing,
 };
 use crate::root::{Commit, Digester, File, Follow, Meta, OpenHow, PartialKey};
 use alknet_core::{

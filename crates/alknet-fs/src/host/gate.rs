@@ -87,7 +87,7 @@ impl Need {
 #[derive(Debug)]
 pub(crate) enum Halt {
     /// This is to be checked first.
-    Ask(Need),
+    Ask(Box<Need>),
     /// It cannot be done.
     Failed(FileError),
 }
@@ -123,7 +123,7 @@ impl Gate {
     fn need(&self, need: Need) -> Result<(), Halt> {
         match self.passed.iter().any(|passed| passed.covers(&need)) {
             true => Ok(()),
-            false => Err(Halt::Ask(need)),
+            false => Err(Halt::Ask(Box::new(need))),
         }
     }
 
@@ -252,7 +252,7 @@ pub(crate) async fn run<T: Send + 'static>(
             Err(Halt::Failed(error)) => return Err(error),
             Err(Halt::Ask(need)) => {
                 need.check(permit)?;
-                gate.pass(need);
+                gate.pass(*need);
             }
         }
     }

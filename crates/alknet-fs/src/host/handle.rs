@@ -3,7 +3,7 @@
 use super::{
     bucket::{Bucket, needs},
     gate::{self, Gate, Halt, Reached},
-    usage::{Amount, Claim, check_room},
+    usage::{Amount, Claim, Freeing, check_room},
 };
 use crate::root::{File, Follow, OpenHow, RootError};
 use alknet_core::{
@@ -54,8 +54,8 @@ impl Bucket {
             write: options.write && !options.append,
             append: options.append,
             create: options.create,
-            // Emptied below: hosts refuse to do so while opening to append.
-            truncate: options.truncate && !options.append,
+            // Emptied below, where nobody else changes its length.
+            truncate: false,
             mode: options.mode,
         };
         let is_known = match reached.walked.meta() {
@@ -81,11 +81,13 @@ impl Bucket {
         let file = reached.walked.directory.open(name, &how);
         let file = file.map_err(|error| reached.says(error))?;
         claim.keep();
-        if options.truncate && options.append {
-            file.set_len(0).map_err(|error| reached.says(error))?;
-        }
-        if let (true, Some(meta)) = (options.truncate, is_known) {
-            self.usage.shrink(meta.bytes, 0);
+        if options.truncate {
+            let says = |error| reached.says(error);
+            let freeing = self.usage.freeing();
+            let _alone = self.growing(&self.settings(), file.id());
+            let before = file.meta().map_err(says)?;
+            file.set_len(0).map_err(says)?;
+            freeing.freed(before.bytes, 0);
         }
         Ok(HostFile {
             bucket: Arc::clone(self),
@@ -249,11 +251,12 @@ impl OpenFile for HostFile {
         let (says, named) = (self.says(), self.named.clone());
         let set = move |bucket: &Arc<Bucket>, file: &File| {
             let settings = bucket.writable()?;
+            let freeing = bucket.usage.freeing();
             let _alone = bucket.growing(&settings, file.id());
             let before = file.meta().map_err(&says)?;
             let claim = claim_length(bucket, &named, before.bytes, &attributes)?;
             let meta = file.set_attributes(&attributes).map_err(says)?;
-            settle_length(claim, bucket, before.bytes, &attributes);
+            settle_length(claim, &freeing, before.bytes, &attributes);
             Ok(meta.stat())
         };
         self.run(set).await
@@ -330,10 +333,15 @@ pub(crate) fn claim_length(
 }
 
 /// Counts what a file grew by, or shrank, when its length was set.
-pub(crate) fn settle_length(claim: Claim, bucket: &Bucket, before: u64, attributes: &Attributes) {
+pub(crate) fn settle_length(
+    claim: Claim,
+    freeing: &Freeing<'_>,
+    before: u64,
+    attributes: &Attributes,
+) {
     claim.keep();
     if let Some(bytes) = attributes.bytes {
-        bucket.usage.shrink(before.saturating_sub(bytes), 0);
+        freeing.freed(before.saturating_sub(bytes), 0);
     }
 }
 

@@ -4,12 +4,12 @@ use alknet_core::files::{FileError, FileErrorCode};
 use std::sync::Arc;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// Most calls that block on disks at a time; others wait their turn. Far fewer
-/// than the threads of the runtime (512), so that a disk that hangs takes
-/// nothing from who does not use it.
-pub const BLOCKING_JOBS_MAX: usize = 64;
+/// Most calls of one bucket that block on disks at a time; others wait their
+/// turn. Far fewer than the threads of the runtime (512), so that a disk that
+/// hangs takes nothing from other buckets.
+pub const BLOCKING_JOBS_MAX: usize = 32;
 
-/// Turns on the threads that block.
+/// Turns of one bucket on the threads that block.
 #[derive(Clone, Debug)]
 pub(crate) struct Jobs(Arc<Semaphore>);
 

@@ -15,5 +15,6 @@ mod replacement;
 mod small;
 mod usage;
 mod watching;
+mod writing;
 
 pub use self::jobs::BLOCKING_JOBS_MAX;

@@ -4,7 +4,7 @@ use super::{
     bucket::{Bucket, needs},
     gate::{self, Gate, Halt, Reached},
     handle::{check_times, claim_length, settle_length},
-    usage::{Claim, each_directory},
+    usage::{Claim, Freeing, each_directory},
 };
 use crate::root::{Detail, Directory, Follow, Meta, OpenHow, Replace, RootError, Verdict};
 use alknet_core::{
@@ -129,12 +129,17 @@ impl Bucket {
         check_times(path, &attributes)?;
         let act = move |bucket: &Arc<Self>, _: &Gate, reached: &Reached| {
             let says = |error| reached.says(error);
-            let before = reached.meta()?;
+            let found = reached.meta()?;
             if attributes.is_empty() {
-                return Ok(before.stat());
+                return Ok(found.stat());
             }
             let settings = bucket.settings();
-            let _alone = bucket.growing(&settings, before.id);
+            let freeing = bucket.usage.freeing();
+            let _alone = bucket.growing(&settings, found.id);
+            let before = reached.meta()?;
+            if before.id != found.id {
+                return Err(says(RootError::Changed).into());
+            }
             let claim = claim_length(bucket, &reached.named, before.bytes, &attributes)?;
             let directory = &reached.walked.directory;
             let meta = match &reached.walked.name {
@@ -142,7 +147,7 @@ impl Bucket {
                 None => directory.set_attributes(&attributes),
             };
             let meta = meta.map_err(says)?;
-            settle_length(claim, bucket, before.bytes, &attributes);
+            settle_length(claim, &freeing, before.bytes, &attributes);
             reached.make_last(&meta).map_err(says)?;
             Ok(meta.stat())
         };
@@ -216,6 +221,8 @@ impl Bucket {
             let from_name = from.walked.name().map_err(|error| from.says(error))?;
             let to_name = to.new_name()?;
             let claim = Claim::of(&bucket, &to.named, 0, 1)?;
+            // Whoever removes the other name at the same time frees nothing.
+            let _freeing = bucket.usage.freeing();
             let made = from
                 .walked
                 .directory
@@ -251,13 +258,14 @@ impl Bucket {
                 from.whole(gate, &["read", "write"])?;
                 to.whole(gate, &["write"])?;
             }
+            let freeing = bucket.usage.freeing();
             let replaced = to.walked.meta().ok();
             bucket.rename_reached(&from, &to, replace)?;
             let is_itself = replaced
                 .as_ref()
                 .is_some_and(|replaced| replaced.id == meta.id);
             if let (Some(replaced), false) = (&replaced, is_itself) {
-                bucket.forget_name(replaced);
+                freeing.freed_name(replaced);
             }
             Ok(())
         };
@@ -283,12 +291,6 @@ impl Bucket {
         Ok(())
     }
 
-    /// One name of what `meta` describes is gone.
-    pub(crate) fn forget_name(&self, meta: &Meta) {
-        let is_last = meta.kind == FileKind::File && meta.links < 2;
-        self.usage.shrink(if is_last { meta.bytes } else { 0 }, 1);
-    }
-
     pub(crate) async fn remove(
         self: &Arc<Self>,
         permit: &Permit,
@@ -298,10 +300,11 @@ impl Bucket {
         let stop = StopOnDrop::default();
         let stopped = Arc::clone(&stop.0);
         let act = move |bucket: &Arc<Self>, gate: &Gate, reached: &Reached| {
+            let freeing = bucket.usage.freeing();
             let meta = reached.meta()?;
             if removal == Removal::Tree && meta.kind == FileKind::Directory {
                 reached.whole(gate, &["write"])?;
-                return Ok(bucket.remove_tree(reached, &stopped)?);
+                return Ok(bucket.remove_tree(reached, &stopped, &freeing)?);
             }
             let says = |error| reached.says(error);
             let (directory, name) = (
@@ -312,7 +315,7 @@ impl Bucket {
                 Removal::Directory => {
                     directory.remove_directory(name).map_err(says)?;
                     // Partial files in it, of which nobody knows how many.
-                    bucket.usage.shrank_somehow(0);
+                    freeing.freed_somehow();
                     Removed {
                         files: 0,
                         directories: 1,
@@ -326,7 +329,7 @@ impl Bucket {
                     }
                 }
             };
-            bucket.forget_name(&meta);
+            freeing.freed_name(&meta);
             sync_names(directory).map_err(says)?;
             Ok(removed)
         };
@@ -335,20 +338,37 @@ impl Bucket {
         removed
     }
 
-    fn remove_tree(&self, reached: &Reached, stopped: &AtomicBool) -> Result<Removed, FileError> {
+    fn remove_tree(
+        &self,
+        reached: &Reached,
+        stopped: &AtomicBool,
+        freeing: &Freeing<'_>,
+    ) -> Result<Removed, FileError> {
         let says = |error| reached.says(error);
         let (directory, name) = (
             &reached.walked.directory,
             reached.walked.name().map_err(says)?,
         );
+        let bytes = self.settings().has_quota().then(|| {
+            let root = self.root()?;
+            Ok::<_, FileError>(self.usage.bytes_below(&root, reached.real.names()))
+        });
+        let bytes = bytes.transpose()?;
         let removed =
             directory.remove_tree(name, &mut |_, _| match stopped.load(Ordering::Relaxed) {
                 true => Verdict::Stop,
                 false => Verdict::Remove,
             });
         let removed = removed.map_err(says)?;
-        self.usage
-            .shrank_somehow(removed.files + removed.directories);
+        match bytes {
+            Some((bytes, is_sure)) if removed.is_all => {
+                freeing.freed(bytes, removed.files + removed.directories);
+                if !is_sure {
+                    freeing.freed_somehow();
+                }
+            }
+            _ => freeing.freed_somehow(),
+        }
         sync_names(directory).map_err(says)?;
         if let Some((below, error)) = removed.failed {
             // Where it is is known to who may remove all of it.
@@ -375,6 +395,7 @@ impl Bucket {
             bucket.writable()?;
             reached.whole(gate, &["admin"])?;
             let mut all = Collected::default();
+            let freeing = bucket.usage.freeing();
             let mut sweep = |directory: &Directory| {
                 if stopped.load(Ordering::Relaxed) {
                     return Err(RootError::Stopped);
@@ -382,7 +403,7 @@ impl Bucket {
                 let swept = directory.sweep(SystemTime::now())?;
                 all.partials += swept.partials;
                 all.bytes += swept.bytes;
-                bucket.usage.shrink(swept.bytes, swept.partials);
+                freeing.freed(swept.bytes, swept.partials);
                 subdirectories(directory)
             };
             let names = reached.real.names();
@@ -437,7 +458,7 @@ impl Reached {
     }
 
     /// Makes attributes last through a power cut: by a sync of the file, or of
-    /// everything where it may not be opened.
+    /// its file system where it may not be opened.
     fn make_last(&self, meta: &Meta) -> Result<(), RootError> {
         let directory = &self.walked.directory;
         match (&self.walked.name, meta.kind) {
@@ -445,23 +466,19 @@ impl Reached {
             (Some(name), FileKind::Directory) => directory.enter(name)?.sync(),
             (Some(name), FileKind::File) => match directory.open(name, &OpenHow::read()) {
                 Ok(file) => file.sync(),
-                Err(_) => {
-                    rustix::fs::sync();
-                    Ok(())
-                }
+                Err(_) => directory.sync_file_system(),
             },
             _ => directory.sync(),
         }
     }
 }
 
-/// Makes names in a directory last through a power cut; by a sync of everything
-/// where it may be written and not be read.
+/// Makes names in a directory last through a power cut; by a sync of the file
+/// system where it may be written and not be read.
 pub(crate) fn sync_names(directory: &Directory) -> Result<(), RootError> {
     match directory.sync() {
         Err(error) if error.errno() == Some(rustix::io::Errno::ACCESS.raw_os_error()) => {
-            rustix::fs::sync();
-            Ok(())
+            directory.sync_file_system()
         }
         said => said,
     }

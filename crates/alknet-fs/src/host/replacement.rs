@@ -3,15 +3,15 @@
 use super::{
     bucket::{Bucket, lock, needs},
     gate::{self, Gate, Halt, Reached},
-    handle::{POSITION_MAX, bytes_free, check_both, check_times, follow_to, refuse_no_file},
-    usage::{Amount, Claim, check_room},
+    handle::{check_both, check_times, follow_to, refuse_no_file},
+    writing::{Writing, self_is_gone},
 };
-use crate::root::{Commit, Digester, File, Meta, Partial, PartialKey, Place, RootError};
+use crate::root::{Commit, Digester, Meta, PartialKey, Place};
 use alknet_core::{
     Permit,
     files::{
-        Algorithm, Attributes, ByteRange, Create, Digests, FileError, FileErrorCode, FilePath,
-        FileStat, ReplaceOptions, Replacement, SetTime,
+        Algorithm, Attributes, ByteRange, Create, FileError, FileErrorCode, FilePath, FileStat,
+        ReplaceOptions, Replacement, SetTime,
     },
 };
 use async_trait::async_trait;
@@ -53,233 +53,6 @@ impl Uploads {
         let found = lock(&self.0).get(key).and_then(Weak::upgrade);
         if let Some(upload) = found {
             drop(lock(&upload.state).take());
-        }
-    }
-}
-
-/// A new content, and all that goes with it.
-#[derive(Debug)]
-pub(crate) struct Writing {
-    /// `None` once it is committed or given up.
-    partial: Option<Partial>,
-    claim: Option<Claim>,
-    bucket: Arc<Bucket>,
-    named: FilePath,
-    /// Length that the file had; the new content takes its place.
-    credit: u64,
-    digester: Option<Digester>,
-    is_resumable: bool,
-}
-
-impl Writing {
-    /// Begins, or goes on. Blocks.
-    pub(crate) fn begin(
-        bucket: &Arc<Bucket>,
-        reached: &Reached,
-        found: Option<&Meta>,
-        key: PartialKey<'_>,
-    ) -> Result<Self, FileError> {
-        let says = |error| reached.says(error);
-        let name = reached.walked.name().map_err(says)?;
-        let partial = reached.walked.directory.partial(name, key).map_err(says)?;
-        bucket.usage.begin_partial(partial.file().id());
-        let kept = partial.bytes();
-        let mut writing = Self {
-            partial: Some(partial),
-            claim: Some(Claim::nothing(bucket)),
-            bucket: Arc::clone(bucket),
-            named: reached.named.clone(),
-            credit: found
-                .filter(|meta| meta.links < 2)
-                .map_or(0, |meta| meta.bytes),
-            digester: None,
-            is_resumable: matches!(key, PartialKey::Resumable(_)),
-        };
-        if kept > 0 {
-            // What was kept was counted as a file of its own.
-            bucket.usage.shrink(kept, 1);
-        }
-        let entries = u64::from(found.is_none());
-        let bytes = kept.saturating_sub(writing.credit);
-        writing.claim(Amount { bytes, entries })?;
-        Ok(writing)
-    }
-
-    fn claim(&mut self, more: Amount) -> Result<(), FileError> {
-        match &mut self.claim {
-            Some(claim) => claim.add(&self.named, more),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn partial(&mut self) -> Result<&mut Partial, FileError> {
-        let gone = || self_is_gone(&self.named);
-        self.partial.as_mut().ok_or_else(gone)
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.partial.as_ref().map_or(0, Partial::bytes)
-    }
-
-    /// Makes sure that `more` bytes may come, of which `on_disk` take room.
-    pub(crate) fn grow(&mut self, more: u64, on_disk: u64) -> Result<(), FileError> {
-        let settings = self.bucket.writable()?;
-        let end = self
-            .bytes()
-            .checked_add(more)
-            .filter(|end| *end <= POSITION_MAX);
-        let end = end.ok_or_else(|| {
-            let message = format!("`{}`: it would be too large", self.named);
-            FileError::new(FileErrorCode::FileTooLarge, message)
-        })?;
-        let has = self.claim.as_ref().map_or(0, |claim| claim.has.bytes);
-        let bytes = end.saturating_sub(self.credit).saturating_sub(has);
-        self.claim(Amount { bytes, entries: 0 })?;
-        let named = self.named.clone();
-        check_room(
-            bytes_free(self.partial()?.file()),
-            &named,
-            on_disk,
-            &settings,
-        )
-    }
-
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
-        self.grow(bytes.len() as u64, bytes.len() as u64)?;
-        let named = self.named.clone();
-        let written = self.partial()?.write(bytes);
-        written.map_err(|error| gate::says(&named, error))?;
-        if let Some(digester) = &mut self.digester {
-            digester.update(bytes);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn skip(&mut self, bytes: u64) -> Result<(), FileError> {
-        self.grow(bytes, 0)?;
-        let named = self.named.clone();
-        let skipped = self.partial()?.skip(bytes);
-        skipped.map_err(|error| gate::says(&named, error))?;
-        if let Some(digester) = &mut self.digester {
-            digester.update_zeros(bytes);
-        }
-        Ok(())
-    }
-
-    /// Copies from `offset` of `source` to the end, and returns how many bytes.
-    pub(crate) fn copy_from(
-        &mut self,
-        source: &File,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<u64, FileError> {
-        self.grow(bytes, bytes)?;
-        let named = self.named.clone();
-        let copied = self.partial()?.copy_from(source, offset, bytes);
-        copied.map_err(|error| gate::says(&named, error))
-    }
-
-    fn rewind(&mut self, bytes: u64) -> Result<(), FileError> {
-        let named = self.named.clone();
-        if bytes > self.bytes() {
-            let message = format!("`{named}`: there are only {} bytes", self.bytes());
-            return Err(FileError::new(FileErrorCode::BadArgument, message));
-        }
-        let rewound = self.partial()?.rewind(bytes);
-        rewound.map_err(|error| gate::says(&named, error))?;
-        let kept = self.bytes().saturating_sub(self.credit);
-        if let Some(claim) = &mut self.claim {
-            claim.cut(kept);
-        }
-        Ok(())
-    }
-
-    /// Takes the name. Blocks.
-    pub(crate) fn commit(&mut self, commit: &Commit) -> Result<FileStat, FileError> {
-        self.bucket.writable()?;
-        let named = self.named.clone();
-        let partial = self.partial()?;
-        let replaced = partial.directory().meta_of(partial.final_name()).ok();
-        let meta = partial
-            .commit(commit)
-            .map_err(|error| gate::says(&named, error))?;
-        self.committed(&meta, replaced.as_ref());
-        Ok(meta.stat())
-    }
-
-    /// Gives out what is to be committed together with others.
-    pub(crate) fn into_batch(mut self) -> Option<(Partial, Committing)> {
-        let partial = self.partial.take()?;
-        let replaced = partial.directory().meta_of(partial.final_name()).ok();
-        let id = partial.file().id();
-        Some((
-            partial,
-            Committing {
-                writing: self,
-                replaced,
-                id,
-            },
-        ))
-    }
-
-    /// Counts what is there now instead of what was.
-    fn committed(&mut self, meta: &Meta, replaced: Option<&Meta>) {
-        self.bucket.usage.end_partial(meta.id);
-        self.partial = None;
-        let Some(claim) = self.claim.take() else {
-            return;
-        };
-        claim.settle(Amount {
-            bytes: meta.bytes,
-            entries: 1,
-        });
-        if let Some(replaced) = replaced {
-            self.bucket.forget_name(replaced);
-        }
-    }
-
-    fn discard(&mut self) {
-        if let Some(partial) = self.partial.take() {
-            self.bucket.usage.end_partial(partial.file().id());
-            partial.discard();
-        }
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        let Some(partial) = self.partial.take() else {
-            return;
-        };
-        let (bytes, id) = (partial.bytes(), partial.file().id());
-        if self.is_resumable && bytes > 0 {
-            // It is a file of its own, until somebody goes on with it.
-            if let Some(claim) = self.claim.take() {
-                claim.settle(Amount { bytes, entries: 1 });
-            }
-        }
-        self.bucket.usage.end_partial(id);
-    }
-}
-
-/// One of a batch that is being committed.
-pub(crate) struct Committing {
-    writing: Writing,
-    replaced: Option<Meta>,
-    id: crate::root::FileId,
-}
-
-impl Committing {
-    pub(crate) fn done(mut self, said: Result<Meta, RootError>) -> Result<FileStat, FileError> {
-        match said {
-            Ok(meta) => {
-                self.writing.committed(&meta, self.replaced.as_ref());
-                Ok(meta.stat())
-            }
-            Err(error) => {
-                self.writing.bucket.usage.end_partial(self.id);
-                Err(gate::says(&self.writing.named, error))
-            }
         }
     }
 }
@@ -361,61 +134,6 @@ impl Bucket {
     }
 }
 
-impl Writing {
-    /// Refuses what will not have room.
-    fn announce(&mut self, options: &ReplaceOptions) -> Result<(), FileError> {
-        let Some(bytes) = options.bytes else {
-            return Ok(());
-        };
-        let more = bytes.saturating_sub(self.bytes());
-        self.grow(more, if options.sparse { 0 } else { more })
-    }
-
-    fn start_digests(&mut self, options: &ReplaceOptions) -> Result<(), FileError> {
-        let algorithms = options.digests.as_ref().map(algorithms).unwrap_or_default();
-        self.digester = (!algorithms.is_empty()).then(|| Digester::new(&algorithms));
-        let (bytes, named) = (self.bytes(), self.named.clone());
-        if let (Some(mut digester), true) = (self.digester.take(), bytes > 0) {
-            let range = ByteRange {
-                offset: 0,
-                bytes: Some(bytes),
-            };
-            let file = self.partial()?.file();
-            let digested = file.digest(range, &mut digester, |_| ControlFlow::Continue(()));
-            digested.map_err(|error| gate::says(&named, error))?;
-            self.digester = Some(digester);
-        } else if !algorithms.is_empty() {
-            self.digester = Some(Digester::new(&algorithms));
-        }
-        Ok(())
-    }
-
-    /// Refuses what is not what was announced.
-    fn check(&mut self, options: &ReplaceOptions) -> Result<(), FileError> {
-        let bytes = self.bytes();
-        if let Some(announced) = options.bytes.filter(|announced| *announced != bytes) {
-            let message = format!(
-                "`{}`: {announced} bytes were announced, {bytes} came",
-                self.named
-            );
-            return Err(FileError::new(FileErrorCode::BadArgument, message));
-        }
-        let (Some(wanted), Some(digester)) = (&options.digests, self.digester.take()) else {
-            return Ok(());
-        };
-        if digester.finish() != lower(wanted) {
-            // Nobody goes on with what is wrong.
-            self.discard();
-            let message = format!(
-                "`{}`: the bytes do not have the digest that was expected",
-                self.named
-            );
-            return Err(FileError::new(FileErrorCode::HashMismatch, message));
-        }
-        Ok(())
-    }
-}
-
 /// Refuses options that make no sense.
 fn check_options(path: &FilePath, options: &ReplaceOptions) -> Result<(), FileError> {
     let refuse = |what: &str| {
@@ -487,30 +205,6 @@ pub(crate) fn commit_of(options: &ReplaceOptions) -> Commit {
             None => options.create.into(),
         },
     }
-}
-
-fn algorithms(digests: &Digests) -> Vec<Algorithm> {
-    let all = [
-        (digests.blake3.is_some(), Algorithm::Blake3),
-        (digests.sha256.is_some(), Algorithm::Sha256),
-        (digests.md5.is_some(), Algorithm::Md5),
-    ];
-    let asked = all.into_iter().filter(|(is_asked, _)| *is_asked);
-    asked.map(|(_, algorithm)| algorithm).collect()
-}
-
-fn lower(digests: &Digests) -> Digests {
-    let lower = |digest: &Option<String>| digest.as_ref().map(|digest| digest.to_ascii_lowercase());
-    Digests {
-        blake3: lower(&digests.blake3),
-        sha256: lower(&digests.sha256),
-        md5: lower(&digests.md5),
-    }
-}
-
-fn self_is_gone(named: &FilePath) -> FileError {
-    let message = format!("`{named}`: somebody goes on with it elsewhere");
-    FileError::new(FileErrorCode::FileBusy, message)
 }
 
 impl HostReplacement {

@@ -4,7 +4,9 @@ use super::{
     bucket::{Bucket, refuse_versions},
     gate::{Gate, Halt, Need, Reached},
     handle::{check_times, follow_to, refuse_no_file},
-    replacement::{Committing, Writing, commit_of},
+    replacement::commit_of,
+    usage::Freeing,
+    writing::{Committing, Writing},
 };
 use crate::root::{Batch, FileId, Follow, OpenHow, PartialKey, Root};
 use alknet_core::{
@@ -148,7 +150,7 @@ impl Bucket {
                 .and_then(|root| walks.reach(&root, &gate, action, (&path, follow)))
             {
                 Ok(reached) => ready.push((at, reached)),
-                Err(Halt::Ask(need)) => asked.push((at, need)),
+                Err(Halt::Ask(need)) => asked.push((at, *need)),
                 Err(Halt::Failed(error)) => said.push((at, Err(error))),
             }
             if ready.len() == OPEN_MAX {
@@ -165,12 +167,13 @@ impl Bucket {
         at: Vec<(usize, Reached)>,
     ) -> Vec<(usize, Result<FileStat, FileError>)> {
         let (mut said, mut together) = (Vec::new(), Together::default());
+        let freeing = self.usage.freeing();
         for (at, reached) in at {
             let file = &files[at];
             let place = (reached.walked.directory.id(), reached.walked.name.clone());
             if !together.places.insert(place.clone()) {
                 // The same file once more: as if it had come later.
-                said.extend(std::mem::take(&mut together).commit());
+                said.extend(std::mem::take(&mut together).commit(&freeing));
                 together.places.insert(place);
             }
             let options = ReplaceOptions {
@@ -179,17 +182,16 @@ impl Bucket {
                 mtime: file.mtime,
                 ..ReplaceOptions::default()
             };
-            match self.write_small(file, &reached) {
-                Ok(writing) => {
-                    if let Some((partial, waits)) = writing.into_batch() {
-                        together.batch.add(partial, commit_of(&options));
-                        together.waiting.push((at, waits));
-                    }
+            let written = self.write_small(file, &reached);
+            match written.and_then(Writing::into_batch) {
+                Ok((partial, waits)) => {
+                    together.batch.add(partial, commit_of(&options));
+                    together.waiting.push((at, waits));
                 }
                 Err(error) => said.push((at, Err(error))),
             }
         }
-        said.extend(together.commit());
+        said.extend(together.commit(&freeing));
         said
     }
 
@@ -245,9 +247,10 @@ struct Together {
 }
 
 impl Together {
-    fn commit(self) -> impl Iterator<Item = (usize, Result<FileStat, FileError>)> {
+    fn commit(self, freeing: &Freeing<'_>) -> Vec<(usize, Result<FileStat, FileError>)> {
         let committed = self.batch.commit().into_iter().zip(self.waiting);
-        committed.map(|(meta, (at, waits))| (at, waits.done(meta)))
+        let told = committed.map(|(meta, (at, waits))| (at, waits.done(meta, freeing)));
+        told.collect()
     }
 }
 

@@ -7,7 +7,7 @@
 //! programs of the host write there too.
 
 use super::bucket::{Bucket, Settings, lock};
-use crate::root::{Detail, Directory, FileId, Follow, Root, RootError};
+use crate::root::{Detail, Directory, FileId, Follow, Meta, Root, RootError};
 use alknet_core::files::{FileError, FileErrorCode, FileKind, FileName, FilePath};
 use std::{
     collections::HashSet,
@@ -19,8 +19,16 @@ use std::{
 const COUNT_EVERY: Duration = Duration::from_secs(10 * 60);
 /// and so long ago when a write would be refused.
 const COUNT_BEFORE_REFUSAL: Duration = Duration::from_secs(10);
-/// or so long ago when it may be less by now.
-const COUNT_AGAIN: Duration = Duration::from_millis(500);
+/// or, when it may be less by now, after so many times as long as counting took:
+/// nobody can keep the disk busy with it.
+const COUNT_SHARE: u32 = 10;
+/// Times that it is counted when directories move about meanwhile.
+const COUNTS_MAX: usize = 3;
+/// Levels between directories that are held open on the way down.
+const HOLD_EVERY: usize = 64;
+/// Directories below which nothing is counted any more, and nothing is allowed:
+/// deeper than any path that a caller can name.
+const DEPTH_MAX: usize = 16_384;
 /// Files with several names that are counted once; more are counted by name.
 const SHARED_MAX: usize = 1_000_000;
 
@@ -50,10 +58,16 @@ struct State {
     claimed: Amount,
     /// When it was counted; never, or not of what is known now, if `None`.
     counted: Option<Instant>,
-    /// Something of unknown size was removed.
-    is_unknown: bool,
-    /// It may be less: something changed while it was counted.
+    /// It may be less: something of unknown size was removed, or something
+    /// changed while it was counted.
     is_too_high: bool,
+    /// How long counting took.
+    took: Duration,
+    /// Acts under way by which something may become less, and how many began.
+    freeing: u32,
+    freeings: u64,
+    /// Files in whose place a new content is being written that has their room.
+    credited: HashSet<FileId>,
     is_counting: bool,
     /// Added while a count was under way, which may have missed it.
     added: Amount,
@@ -75,26 +89,49 @@ impl Usage {
         lock(&self.state).counted = None;
     }
 
-    /// Something of unknown size is gone.
-    pub(crate) fn shrank_somehow(&self, entries: u64) {
+    /// Begins an act by which something may become less: what that is, is to be
+    /// looked at after this.
+    pub(crate) fn freeing(&self) -> Freeing<'_> {
         let mut state = lock(&self.state);
-        state.used.entries = state.used.entries.saturating_sub(entries);
-        state.is_unknown = true;
+        state.freeing += 1;
+        state.freeings += 1;
+        Freeing {
+            usage: self,
+            is_alone: state.freeing == 1,
+            number: state.freeings,
+        }
     }
 
-    pub(crate) fn shrink(&self, bytes: u64, entries: u64) {
+    /// What is kept of a partial file is gone on with: a claim stands for it.
+    pub(crate) fn begin_partial(&self, id: FileId, kept: u64) {
         let mut state = lock(&self.state);
-        state.used.take(Amount { bytes, entries });
-        // It may have been counted before it went.
+        // It may have been counted as an entry just now.
         state.is_too_high |= state.is_counting;
+        if state.live.insert(id) && kept > 0 {
+            state.less(Amount {
+                bytes: kept,
+                entries: 1,
+            });
+        }
     }
 
-    pub(crate) fn begin_partial(&self, id: FileId) {
-        lock(&self.state).live.insert(id);
+    /// A partial file is one no more: it is gone, or counted as what it is.
+    pub(crate) fn end_partial(&self, id: FileId, claim: Option<Claim>, really: Amount) {
+        let claimed = claim.map_or(Amount::default(), |mut claim| {
+            std::mem::take(&mut claim.has)
+        });
+        let mut state = lock(&self.state);
+        state.live.remove(&id);
+        state.settle(claimed, really);
     }
 
-    pub(crate) fn end_partial(&self, id: FileId) {
-        lock(&self.state).live.remove(&id);
+    /// Whether a new content may have the room of `id`: one at a time.
+    pub(crate) fn take_credit(&self, id: FileId) -> bool {
+        lock(&self.state).credited.insert(id)
+    }
+
+    pub(crate) fn end_credit(&self, id: FileId) {
+        lock(&self.state).credited.remove(&id);
     }
 
     /// What is in the bucket, counted if it never was. Blocks.
@@ -110,8 +147,7 @@ impl Usage {
         let is_due = || {
             let state = lock(&self.state);
             let age = match age == COUNT_BEFORE_REFUSAL {
-                true if state.is_unknown => Duration::ZERO,
-                true if state.is_too_high => COUNT_AGAIN,
+                true if state.is_too_high => state.took * COUNT_SHARE,
                 _ => age,
             };
             state.counted.is_none_or(|at| at.elapsed() >= age)
@@ -127,11 +163,11 @@ impl Usage {
         {
             let mut state = lock(&self.state);
             state.added = Amount::default();
-            state.is_unknown = false;
             state.is_too_high = false;
             state.is_counting = true;
         }
-        let counted = self.count(root);
+        let begun = Instant::now();
+        let counted = self.count_all(root);
         let mut state = lock(&self.state);
         state.is_counting = false;
         let (mut used, added) = (counted?, state.added);
@@ -139,12 +175,31 @@ impl Usage {
         state.used = used;
         state.is_too_high |= added != Amount::default();
         state.counted = Some(Instant::now());
+        state.took = begun.elapsed();
         Ok(())
     }
 
-    fn count(&self, root: &Root) -> Result<Amount, RootError> {
-        let (mut amount, mut shared) = (Amount::default(), HashSet::new());
-        each_directory(root, &[], &mut |directory| {
+    /// Counts again if directories moved away under the count.
+    fn count_all(&self, root: &Root) -> Result<Amount, RootError> {
+        let mut most = Amount::default();
+        for _ in 0..COUNTS_MAX {
+            let (mut amount, shared, is_all) = self.count(root, &[])?;
+            amount.bytes = amount.bytes.saturating_add(shared);
+            most.bytes = most.bytes.max(amount.bytes);
+            most.entries = most.entries.max(amount.entries);
+            if is_all {
+                break;
+            }
+        }
+        Ok(most)
+    }
+
+    /// What is below a directory; bytes of files with several names apart, each
+    /// once; `false` if directories moved away meanwhile.
+    fn count(&self, root: &Root, top: &[FileName]) -> Result<(Amount, u64, bool), RootError> {
+        let (mut amount, mut bytes_shared) = (Amount::default(), 0_u64);
+        let mut shared = HashSet::new();
+        let is_all = each_directory(root, top, &mut |directory| {
             let mut listing = directory.list_all()?;
             let mut below = Vec::new();
             while let Some(entry) = listing.next(Detail::Meta)? {
@@ -155,15 +210,26 @@ impl Usage {
                 amount.entries += 1;
                 match meta.kind {
                     FileKind::Directory => below.push(entry.name),
-                    FileKind::File if meta.links < 2 || is_first(&mut shared, meta.id) => {
+                    FileKind::File if meta.links < 2 => {
                         amount.bytes = amount.bytes.saturating_add(meta.bytes);
+                    }
+                    FileKind::File if is_first(&mut shared, meta.id) => {
+                        bytes_shared = bytes_shared.saturating_add(meta.bytes);
                     }
                     _ => {}
                 }
             }
             Ok(below)
         })?;
-        Ok(amount)
+        Ok((amount, bytes_shared, is_all))
+    }
+
+    /// Bytes that go with all below a directory, and whether that is sure.
+    pub(crate) fn bytes_below(&self, root: &Root, top: &[FileName]) -> (u64, bool) {
+        match self.count(root, top) {
+            Ok((amount, shared, is_all)) => (amount.bytes, is_all && shared == 0),
+            Err(_) => (0, false),
+        }
     }
 }
 
@@ -181,6 +247,12 @@ impl State {
         }
     }
 
+    fn less(&mut self, less: Amount) {
+        self.used.take(less);
+        // It may have been counted before it went.
+        self.is_too_high |= self.is_counting;
+    }
+
     fn fits(&self, more: Amount, settings: &Settings) -> bool {
         let fits = |used: u64, more: u64, most: Option<u64>| {
             more == 0 || most.is_none_or(|most| used.saturating_add(more) <= most)
@@ -196,57 +268,120 @@ impl State {
 struct Visit {
     above: Option<Arc<Visit>>,
     name: FileName,
+    depth: usize,
+    /// Open, for those below that come to it.
+    held: Mutex<Option<Directory>>,
 }
 
 impl Visit {
-    fn names(self: &Arc<Self>, top: &[FileName]) -> Vec<FileName> {
-        let mut names = Vec::new();
-        let mut at = Some(self);
+    fn below(above: Option<&Arc<Self>>, name: FileName) -> Arc<Self> {
+        Arc::new(Self {
+            above: above.cloned(),
+            name,
+            depth: above.map_or(1, |above| above.depth + 1),
+            held: Mutex::default(),
+        })
+    }
+
+    /// Comes to it from the closest directory above that is held.
+    fn enter(&self, top: &Directory) -> Result<Directory, RootError> {
+        let (mut names, mut at) = (vec![&self.name], self.above.as_ref());
+        let mut directory = top.clone();
         while let Some(visit) = at {
-            names.push(visit.name.clone());
+            if let Some(held) = &*lock(&visit.held) {
+                directory = held.clone();
+                break;
+            }
+            names.push(&visit.name);
             at = visit.above.as_ref();
         }
-        names.extend(top.iter().rev().cloned());
-        names.reverse();
-        names
+        for name in names.into_iter().rev() {
+            directory = directory.enter(name)?;
+        }
+        if self.depth.is_multiple_of(HOLD_EVERY) {
+            *lock(&self.held) = Some(directory.clone());
+        }
+        Ok(directory)
     }
 }
 
 /// Visits the directory `top` and all below it; `visit` answers with the names
-/// of those in it that are to be visited. What goes away meanwhile, and what may
-/// not be entered, is passed over. One directory is open at a time.
+/// of those in it that are to be visited. What may not be entered is passed over.
+/// `false` if a directory was not where it was seen.
 ///
 /// # Errors
 ///
-/// What `visit` says of `top`, and whatever else is no matter of one directory.
+/// What `visit` says of `top`, and `ENAMETOOLONG` for a tree that is deeper than
+/// any caller can make it by names.
 pub(crate) fn each_directory(
     root: &Root,
     top: &[FileName],
     visit: &mut dyn FnMut(&Directory) -> Result<Vec<FileName>, RootError>,
-) -> Result<(), RootError> {
-    let mut ahead: Vec<Arc<Visit>> = Vec::new();
-    let first = visit(&enter(root, top)?)?;
-    let here = |above: Option<&Arc<Visit>>, name| {
-        Arc::new(Visit {
-            above: above.cloned(),
-            name,
-        })
-    };
-    ahead.extend(first.into_iter().map(|name| here(None, name)));
+) -> Result<bool, RootError> {
+    let walked = root.walk(top, Follow::No);
+    let top = walked.map_err(|failed| failed.error)?.enter()?;
+    let mut is_all = true;
+    let first = visit(&top)?.into_iter();
+    let mut ahead: Vec<_> = first.map(|name| Visit::below(None, name)).collect();
     while let Some(at) = ahead.pop() {
-        let entered = enter(root, &at.names(top));
-        match entered.and_then(|directory| visit(&directory)) {
-            Ok(below) => ahead.extend(below.into_iter().map(|name| here(Some(&at), name))),
+        if at.depth > DEPTH_MAX {
+            return Err(rustix::io::Errno::NAMETOOLONG.into());
+        }
+        match at.enter(&top).and_then(|directory| visit(&directory)) {
+            Ok(below) => ahead.extend(below.into_iter().map(|name| Visit::below(Some(&at), name))),
             Err(RootError::Stopped) => return Err(RootError::Stopped),
-            Err(_) => {}
+            Err(error) => is_all &= !has_moved(&error),
         }
     }
-    Ok(())
+    Ok(is_all)
 }
 
-fn enter(root: &Root, names: &[FileName]) -> Result<Directory, RootError> {
-    let walked = root.walk(names, Follow::No);
-    walked.map_err(|failed| failed.error)?.enter()
+/// Whether something else is where a directory was.
+fn has_moved(error: &RootError) -> bool {
+    use rustix::io::Errno;
+    let errors = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP];
+    let errno = error.errno();
+    errors
+        .iter()
+        .any(|moved| Some(moved.raw_os_error()) == errno)
+}
+
+/// An act by which something may become less. If another one is under way at the
+/// same time, both may have looked at the same file: then nothing is subtracted,
+/// and what there is is counted before anybody is refused.
+#[derive(Debug)]
+pub(crate) struct Freeing<'a> {
+    usage: &'a Usage,
+    is_alone: bool,
+    number: u64,
+}
+
+impl Freeing<'_> {
+    /// So much is gone.
+    pub(crate) fn freed(&self, bytes: u64, entries: u64) {
+        let mut state = lock(&self.usage.state);
+        match self.is_alone && state.freeings == self.number {
+            true => state.less(Amount { bytes, entries }),
+            false => state.is_too_high = true,
+        }
+    }
+
+    /// Something is gone, nobody knows how much.
+    pub(crate) fn freed_somehow(&self) {
+        lock(&self.usage.state).is_too_high = true;
+    }
+
+    /// One name of what `meta` describes is gone.
+    pub(crate) fn freed_name(&self, meta: &Meta) {
+        let is_last = meta.kind == FileKind::File && meta.links < 2;
+        self.freed(if is_last { meta.bytes } else { 0 }, 1);
+    }
+}
+
+impl Drop for Freeing<'_> {
+    fn drop(&mut self) {
+        lock(&self.usage.state).freeing -= 1;
+    }
 }
 
 /// Bytes and entries that were counted before they are there; given back when it
@@ -294,6 +429,23 @@ impl Claim {
             self.has.entries += more.entries;
         }
         Ok(())
+    }
+
+    /// Claims up to `amount`, if there is room as far as that is known.
+    pub(crate) fn reaches(&mut self, amount: Amount) -> bool {
+        let settings = self.bucket.settings();
+        let more = Amount {
+            bytes: amount.bytes.saturating_sub(self.has.bytes),
+            entries: amount.entries.saturating_sub(self.has.entries),
+        };
+        if !settings.has_quota() {
+            return true;
+        }
+        let fits = self.bucket.usage.try_claim(more, &settings);
+        if fits {
+            self.has.put(more);
+        }
+        fits
     }
 
     /// Counts on as `really` what was claimed.
@@ -351,7 +503,7 @@ impl Bucket {
 impl Usage {
     fn try_claim(&self, more: Amount, settings: &Settings) -> bool {
         let mut state = lock(&self.state);
-        let fits = state.fits(more, settings);
+        let fits = state.counted.is_some() && state.fits(more, settings);
         if fits {
             state.claimed.put(more);
         }

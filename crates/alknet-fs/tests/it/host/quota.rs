@@ -392,3 +392,142 @@ async fn room_that_is_to_be_left_on_the_disk_is_left() {
         0
     );
 }
+
+fn resumable(text: usize) -> ReplaceOptions {
+    ReplaceOptions {
+        resume: Some(text.to_string()),
+        ..ReplaceOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn cut_uploads_over_one_file_have_its_room_once_at_most() {
+    let world = World::limited(Some(2_000), Some(3));
+    world.put("www/f", vec![0; 1_500]);
+    let mut refused = 0;
+    for text in 0..10 {
+        let mut new = world.replace("www/f", resumable(text)).await.unwrap();
+        refused += usize::from(new.write(&world.all, vec![1; 1_400].into()).await.is_err());
+        drop(new);
+        let found = names(&world.host("www")).into_iter();
+        let bytes = found.map(|name| fs::metadata(world.host("www").join(name)).unwrap().len());
+        assert!(bytes.sum::<u64>() <= 2_000);
+    }
+    // Each had the room of the file, one after the other, and none was kept.
+    assert_eq!((refused, names(&world.host("www")).len()), (0, 1));
+    // At the same time, only one of them has it.
+    let mut first = world.replace("www/f", resumable(0)).await.unwrap();
+    let mut second = world.replace("www/f", resumable(1)).await.unwrap();
+    first
+        .write(&world.all, vec![1; 2_000].into())
+        .await
+        .unwrap();
+    fails(
+        second.write(&world.all, vec![1; 1].into()).await,
+        QuotaExceeded,
+    );
+    first.commit(&world.all).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_content_whose_room_went_meanwhile_is_refused() {
+    let world = World::limited(Some(10), None);
+    world.put("www/f", "123456");
+    let mut new = world
+        .replace("www/f", ReplaceOptions::default())
+        .await
+        .unwrap();
+    new.write(&world.all, "1234567890".into()).await.unwrap();
+    let empty = Attributes {
+        bytes: Some(0),
+        ..Attributes::default()
+    };
+    let path = at("www/f");
+    world
+        .buckets
+        .set_attributes(&world.all, &path, true, empty)
+        .await
+        .unwrap();
+    world.put_small("www/g", "123456").await.unwrap();
+    fails(new.commit(&world.all).await, QuotaExceeded);
+    assert_eq!(
+        (world.get("www/f"), world.get("www/g")),
+        (String::new(), "123456".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_many_free_at_once_is_freed_once() {
+    let world = std::sync::Arc::new(World::limited(Some(1_000), None));
+    for round in 0..20 {
+        world.put_small("www/f", vec![0; 500]).await.unwrap();
+        world.put_small("www/kept", vec![0; 400]).await.unwrap();
+        let start = std::sync::Arc::new(tokio::sync::Barrier::new(16));
+        let tasks = (0..16).map(|task| {
+            let (world, start) = (world.clone(), start.clone());
+            tokio::spawn(async move {
+                start.wait().await;
+                let (all, path) = (&world.all, at("www/f"));
+                let empty = Attributes {
+                    bytes: Some(0),
+                    ..Attributes::default()
+                };
+                let truncating = OpenOptions {
+                    truncate: true,
+                    ..OpenOptions::writing(Create::Never)
+                };
+                match task % 4 {
+                    0 => drop(world.buckets.set_attributes(all, &path, true, empty).await),
+                    1 => drop(world.buckets.open(all, &path, truncating).await),
+                    2 => drop(world.buckets.remove(all, &path, Removal::File).await),
+                    _ => drop(world.put_small("www/f", "").await),
+                }
+            })
+        });
+        futures::future::join_all(tasks).await;
+        let left = 600;
+        let over = world.put_small("www/more", vec![0; left + 1]).await;
+        assert!(over.is_err(), "round {round}: more than the quota");
+        // Whoever is refused wrongly is not for long: it is counted again.
+        let begun = std::time::Instant::now();
+        while let Err(error) = world.put_small("www/more", vec![0; left]).await {
+            assert!(
+                begun.elapsed() < std::time::Duration::from_secs(20),
+                "{error}"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let removal = Removal::File;
+        world
+            .buckets
+            .remove(&world.all, &at("www/more"), removal)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_deeper_than_any_path_is_counted() {
+    let world = World::limited(Some(1_000), None);
+    let www = world.host("www");
+    // Chains are made apart, and put into one another from below.
+    let mut names = Vec::new();
+    for chain in 0..6 {
+        let top = www.join(format!("{chain}"));
+        fs::create_dir_all(top.join("d/".repeat(1_000))).unwrap();
+        names.push(top);
+    }
+    fs::write(names[5].join("d/".repeat(1_000)).join("f"), vec![0; 900]).unwrap();
+    for chain in (1..6).rev() {
+        let below = names[chain - 1].join("d/".repeat(1_000)).join("more");
+        fs::rename(&names[chain], below).unwrap();
+    }
+    fails(world.put_small("www/x", vec![0; 101]).await, QuotaExceeded);
+    world.put_small("www/x", vec![0; 100]).await.unwrap();
+    world
+        .buckets
+        .remove(&world.all, &at("www/0"), Removal::Tree)
+        .await
+        .unwrap();
+    world.put_small("www/x", vec![0; 1_000]).await.unwrap();
+}

@@ -104,7 +104,7 @@ async fn a_bucket_whose_directory_is_missing_comes_back_with_it() {
     let want = "bucket `www` cannot be used now: its directory is not there";
     assert_eq!(told[0].unavailable.as_deref(), Some(want));
     assert_eq!(
-        world.buckets.unavailable(),
+        world.buckets.unavailable().await,
         [("www".to_owned(), want.to_owned())]
     );
     let told = fails(
@@ -125,7 +125,7 @@ async fn a_bucket_whose_directory_is_missing_comes_back_with_it() {
             .bytes,
         4
     );
-    assert!(world.buckets.unavailable().is_empty());
+    assert!(world.buckets.unavailable().await.is_empty());
 }
 
 #[tokio::test]
