@@ -656,10 +656,13 @@ pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Opt
                 json!({ "scopes": scopes }),
             )
         }
-        Decision::MissingResource(resource) => forbidden(
-            format!("resource `{resource}`"),
-            json!({ "resource": resource }),
-        ),
+        Decision::MissingResource(resource) => match denial(caller, &resource) {
+            Some(denied) => is_denied(caller, key, name, &denied),
+            None => forbidden(
+                format!("resource `{resource}`"),
+                json!({ "resource": resource }),
+            ),
+        },
         Decision::NoResource(pointer) => forbidden(
             format!("resource: the input has no text at `{pointer}`"),
             json!({ "pointer": pointer }),
@@ -668,6 +671,34 @@ pub(crate) fn refusal(decision: Decision, caller: &Caller, entry: &Entry) -> Opt
         // Unwrapped above.
         Decision::NotOfKey(_) => unauthenticated(),
     })
+}
+
+/// The denial that keeps `kind:resource=action` from a caller, whatever else it
+/// is given, as it is written on the command line.
+fn denial(caller: &Caller, resource: &str) -> Option<String> {
+    let (kind, rest) = resource.split_once(':')?;
+    let (canonical, action) = rest.rsplit_once('=')?;
+    let kind = ResourceKind::parse(kind)?;
+    let mut layers = caller.identity().layers();
+    layers.find_map(|held| {
+        let grant = held.resources.barred_by(kind, action, canonical)?;
+        Some(format!("!{grant}"))
+    })
+}
+
+/// No grant helps: the denial has to go.
+fn is_denied(caller: &Caller, key: Option<&KeyId>, name: &str, denied: &str) -> CallError {
+    let id = caller.id();
+    let mut details = json!({ "caller": id, "operation": name, "denied": denied });
+    let who = match key {
+        Some(key) => {
+            details["key"] = json!(key);
+            format!("key `{key}` of `{id}`")
+        }
+        None => format!("`{id}`"),
+    };
+    let message = format!("{who} may not call `{name}`: denied by `{denied}`");
+    CallError::new(ErrorCode::Forbidden, message).with_details(details)
 }
 
 /// The least that helps, as it is written on the command line; `None` if no

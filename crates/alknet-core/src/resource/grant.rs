@@ -141,14 +141,17 @@ impl ResourceSet {
     }
 
     /// Whether `action` might be held on a file in canonical form, or on
-    /// something that may lie below it.
+    /// something that may lie below it: a grant reaches there, and no denial
+    /// covers all of it.
     #[must_use]
     pub fn might_hold_within(&self, action: &str, file: &str) -> bool {
-        self.allow.iter().any(|grant| {
-            grant.pattern.kind == ResourceKind::Bucket
-                && grant.carries(action)
-                && grant.pattern.reaches(file)
-        })
+        let concerns = |grant: &&ResourceGrant| {
+            grant.pattern.kind == ResourceKind::Bucket && grant.carries(action)
+        };
+        let mut allow = self.allow.iter().filter(concerns);
+        let mut deny = self.deny.iter().filter(concerns);
+        allow.any(|grant| grant.pattern.reaches(file))
+            && !deny.any(|grant| grant.pattern.covers_tree(file))
     }
 
     /// Whether `action` on the canonical `resource` is denied, whatever else

@@ -463,7 +463,8 @@ mod tests {
         check(&["www/**"], &["www/a/secret"], "www/a", false, true);
         check(&["www/**"], &["www/a/secret"], "www/b", true, true);
         check(&["www/**"], &["www/*/secret/**"], "www/b", false, true);
-        check(&["www/**"], &["*"], "www/b", false, true);
+        check(&["www/**"], &["*"], "www/b", false, false);
+        check(&["www/**"], &["www/a/**"], "www/a/b", false, false);
         let read_only = ResourceSet {
             allow: vec![grant("www/**")],
             deny: vec![],

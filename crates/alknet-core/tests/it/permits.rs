@@ -6,6 +6,7 @@ use alknet_core::{
     Caller, ErrorCode, Operation, PeerId, Registration, ResourceKind, Surface, files::FilePath,
     storage::OwnershipProvider,
 };
+use serde_json::json;
 use std::{sync::Arc, time::Duration};
 
 fn reads() -> Registration {
@@ -322,4 +323,23 @@ async fn a_handler_asks_for_its_callers_permit_of_another_operation() {
         ErrorCode::Forbidden,
     );
     assert_eq!(told.details.unwrap()["grant"], "bucket:www/a=list");
+}
+
+#[tokio::test]
+async fn a_denied_caller_hears_of_the_denial_and_of_no_grant_that_would_not_help() {
+    let world = World::new(vec![reads()]);
+    let bob = world.caller(
+        "bob",
+        &["fs:read", "bucket:*=read", "!bucket:www/secret/**=*"],
+    );
+    let call = world.call(&bob, "fs/read", json!({ "file": "www/secret/a" }));
+    let told = fails(call.await, ErrorCode::Forbidden);
+    assert!(
+        told.message
+            .ends_with("denied by `!bucket:www/secret/**=*`"),
+        "{told}"
+    );
+    let details = told.details.unwrap();
+    assert_eq!(details["denied"], "!bucket:www/secret/**=*");
+    assert!(details.get("grant").is_none() && details.get("missing").is_none());
 }
