@@ -17,11 +17,11 @@ use std::{
 };
 
 /// A program whose three streams are one terminal.
-struct OnTerminal {
+pub(crate) struct OnTerminal {
     child: Child,
     keyboard: File,
     screen: mpsc::Receiver<Vec<u8>>,
-    seen: String,
+    pub(crate) seen: String,
 }
 
 impl OnTerminal {
@@ -30,7 +30,7 @@ impl OnTerminal {
     }
 
     /// With so many columns; 0 if the terminal does not tell.
-    fn of_width(mut command: Command, columns: u16) -> Self {
+    pub(crate) fn of_width(mut command: Command, columns: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         let size = Winsize {
             ws_row: 24,
@@ -87,7 +87,7 @@ impl OnTerminal {
         self.keyboard.write_all(b"\n").unwrap();
     }
 
-    fn ended(&mut self) -> Option<i32> {
+    pub(crate) fn ended(&mut self) -> Option<i32> {
         let status = wait(&mut self.child);
         while let Ok(bytes) = self
             .screen

@@ -14,6 +14,7 @@ mod explain;
 mod faults;
 mod files_basic;
 mod files_copy;
+mod files_proofs;
 mod files_watch;
 mod find;
 mod floods;

@@ -126,7 +126,7 @@ fn assert_data_is_in(one: &fs::File, other: &fs::File, bytes: u64, name: &Path) 
 
 /// An outside judge: rsync would change nothing.
 #[track_caller]
-fn assert_rsync_agrees(one: &Path, other: &Path) {
+pub(crate) fn assert_rsync_agrees(one: &Path, other: &Path) {
     let slashed = |path: &Path| {
         let mut text = path.as_os_str().to_owned();
         text.push("/");
