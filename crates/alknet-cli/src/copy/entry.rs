@@ -1,7 +1,9 @@
 //! What is copied: one entry of a tree, with what its source knows of it.
 
 use super::remote::Remote;
-use crate::node_access::{FileKind, FileName, FilePath, FileTime, PathError, root::Directory};
+use crate::node_access::{
+    FILE_PATH_BYTES_MAX, FileKind, FileName, FilePath, FileTime, PathError, root::Directory,
+};
 use std::{fmt, sync::Arc};
 
 /// Names below a directory as text, escaped as in JSON, with `/` between them;
@@ -17,9 +19,17 @@ impl RelPath {
 
     /// Reads what another node says.
     pub(super) fn parse(text: &str) -> Result<Self, PathError> {
-        let mut parts = text.split('/');
-        let names: Result<Vec<FileName>, PathError> = parts.by_ref().map(FileName::parse).collect();
-        Ok(Self::of(&names?))
+        let parts = text.split('/').map(FileName::parse);
+        let names: Vec<FileName> = parts.collect::<Result<_, _>>()?;
+        // No host has longer ones, and nobody makes a tree here that is deeper.
+        let len = names
+            .iter()
+            .map(|name| name.as_bytes().len() + 1)
+            .sum::<usize>();
+        match len > FILE_PATH_BYTES_MAX + 1 {
+            true => Err(PathError::PathTooLong { len: len - 1 }),
+            false => Ok(Self::of(&names)),
+        }
     }
 
     pub(super) fn of(names: &[FileName]) -> Self {
@@ -122,6 +132,15 @@ impl Entry {
         self.mode & MODE_BITS
     }
 
+    /// Whether it is told as data and holes: of a bucket's file it is not known
+    /// what room it takes.
+    pub(super) fn may_have_holes(&self) -> bool {
+        match &self.origin {
+            Origin::Local { has_holes, .. } => *has_holes,
+            Origin::Remote { .. } => true,
+        }
+    }
+
     /// Whether bits of its mode are left out.
     pub(super) fn loses_bits(&self) -> bool {
         self.mode & 0o6000 != 0 && self.kind == FileKind::File
@@ -154,6 +173,10 @@ mod tests {
         ] {
             assert!(RelPath::parse(bad).is_err(), "{bad}");
         }
+        let long = vec!["a"; FILE_PATH_BYTES_MAX.div_ceil(2)].join("/");
+        assert_eq!(long.len(), FILE_PATH_BYTES_MAX);
+        assert!(RelPath::parse(&long).is_ok());
+        assert!(RelPath::parse(&format!("{long}b")).is_err());
         let path = RelPath::parse("a/%62/\u{e9}%ff").unwrap();
         assert_eq!(path.as_str(), "a/b/\u{e9}%FF");
         assert_eq!(path.names().len(), 3);

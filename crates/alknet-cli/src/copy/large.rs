@@ -313,7 +313,10 @@ fn read_here(entry: &Entry, offset: u64, pieces: &mpsc::Sender<Piece>) -> Result
     let send = |piece: Piece| pieces.blocking_send(piece).map_err(|_| Trouble::Quiet);
     let mut at = offset;
     while at < entry.bytes {
-        let data = file.next_data(at)?.unwrap_or(entry.bytes..entry.bytes);
+        let data = match entry.may_have_holes() {
+            true => file.next_data(at)?.unwrap_or(entry.bytes..entry.bytes),
+            false => at..entry.bytes,
+        };
         let start = data.start.min(entry.bytes);
         if start > at {
             send(Piece::Hole(start - at))?;
@@ -449,7 +452,9 @@ impl Sink {
         file: &FilePath,
         key: Option<&str>,
     ) -> Result<Self, Trouble> {
-        let mut input = json!({ "file": file.to_string(), "bytes": entry.bytes, "sparse": true });
+        // Without holes its length is the room that it takes: looked at first.
+        let sparse = entry.may_have_holes();
+        let mut input = json!({ "file": file.to_string(), "bytes": entry.bytes, "sparse": sparse });
         if copy.args.no_clobber {
             input["create"] = json!("new");
         }

@@ -106,6 +106,11 @@ pub(super) async fn plan(
                 let problem = Problem::new("IS_A_DIRECTORY", "it is a directory, which takes -r");
                 report.failed_at(&text, &problem, 0);
             }
+            // Left out of trees; but this one was asked for.
+            Ok(source) if source.kind() == FileKind::Other => {
+                let problem = Problem::new("NOT_A_FILE", "it is a pipe, a device or a socket");
+                report.failed_at(&text, &problem, 0);
+            }
             Ok(source) => sources.push(source),
             Err(Trouble::Entry(problem)) => report.failed_at(&text, &problem, 0),
             Err(other) => return Err(other),

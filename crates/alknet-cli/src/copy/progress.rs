@@ -126,7 +126,11 @@ impl Line {
 
 fn columns() -> usize {
     let size = rustix::termios::tcgetwinsize(io::stderr());
-    size.map_or(80, |size| usize::from(size.ws_col)).max(20)
+    match size.map_or(0, |size| usize::from(size.ws_col)) {
+        // The terminal does not tell.
+        0 => 80,
+        columns => columns.max(20),
+    }
 }
 
 /// `42% 1.2 GB of 2.9 GB, 1,000 of 2,000 files, 31 MB/s, 1:10 left`
