@@ -33,6 +33,10 @@ pub use self::{
 /// path and the longest target, with every byte of them escaped.
 pub const RECORD_BYTES_MAX: usize = 64 * 1024;
 
+/// Most bytes of the text of a link's target: the longest that hosts have, with every
+/// byte escaped.
+pub const TARGET_BYTES_MAX: usize = 3 * 4095;
+
 /// Why a stream makes no sense. It cannot be gone on with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -1,6 +1,6 @@
 //! Where an entry lies below the directory that is copied.
 
-use alknet_core::files::{FileName, FilePath, PathError};
+use alknet_core::files::{FILE_PATH_BYTES_MAX, FileName, FilePath, PathError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -17,8 +17,8 @@ impl EntryPath {
         Self(names)
     }
 
-    /// Reads names joined by `/`; an absolute path is refused, as doubled and
-    /// final slashes are.
+    /// Reads names joined by `/`, of at most 4,095 bytes ([`FILE_PATH_BYTES_MAX`]); an
+    /// absolute path is refused, as doubled and final slashes are.
     ///
     /// # Errors
     ///
@@ -27,10 +27,15 @@ impl EntryPath {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        text.split('/')
+        let names: Vec<FileName> = text
+            .split('/')
             .map(FileName::parse)
-            .collect::<Result<_, _>>()
-            .map(Self)
+            .collect::<Result<_, _>>()?;
+        let len = names.iter().map(|name| name.as_bytes().len() + 1);
+        match len.sum::<usize>() - 1 {
+            len if len > FILE_PATH_BYTES_MAX => Err(PathError::PathTooLong { len }),
+            _ => Ok(Self(names)),
+        }
     }
 
     /// The names.
@@ -132,6 +137,10 @@ mod tests {
         ] {
             assert!(below(bad).is_err(), "{bad:?}");
         }
+        let longest = "a/".repeat(2047) + "a";
+        EntryPath::parse(&longest).unwrap();
+        let longer = EntryPath::parse(&(longest + "/a"));
+        assert!(matches!(longer, Err(PathError::PathTooLong { len: 4097 })));
         assert_eq!(EntryPath::parse("a/%ff").unwrap().to_string(), "a/%FF");
     }
 }

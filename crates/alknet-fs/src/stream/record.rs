@@ -1,6 +1,6 @@
 //! Records and lines: what they say.
 
-use super::{EntryPath, lines::line};
+use super::{EntryPath, TARGET_BYTES_MAX, lines::line};
 use alknet_core::{
     CallError,
     files::{FileKind, FileTime},
@@ -166,7 +166,7 @@ impl<'de> Deserialize<'de> for Record {
             #[serde(default)]
             mtime: Option<FileTime>,
             #[serde(default)]
-            target: Option<String>,
+            target: Option<Target>,
             #[serde(default)]
             hole: Option<u64>,
             #[serde(default)]
@@ -211,7 +211,7 @@ impl<'de> Deserialize<'de> for Record {
                 },
                 Kind::Symlink => EntryRecord::Symlink {
                     path,
-                    target: raw.target.ok_or_else(|| missing("target"))?,
+                    target: raw.target.ok_or_else(|| missing("target"))?.0,
                 },
             },
         ))
@@ -257,8 +257,31 @@ pub struct Comparison {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
     /// Where a link leads, percent-escaped as names are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "target"
+    )]
     pub target: Option<String>,
+}
+
+/// A target of at most [`TARGET_BYTES_MAX`].
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Target(String);
+
+impl TryFrom<String> for Target {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.len() <= TARGET_BYTES_MAX {
+            true => Ok(Self(text)),
+            false => Err(format!("a target has more than {TARGET_BYTES_MAX} bytes")),
+        }
+    }
+}
+
+fn target<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<Target>::deserialize(d)?.map(|target| target.0))
 }
 
 /// How an entry differs.

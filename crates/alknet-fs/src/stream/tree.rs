@@ -309,6 +309,33 @@ mod tests {
     }
 
     #[test]
+    fn targets_are_as_long_as_hosts_have_them() {
+        let link = |target: &str| {
+            aux(&format!(
+                "{{\"path\":\"l\",\"kind\":\"symlink\",\"target\":\"{target}\"}}\n"
+            ))
+        };
+        let longest = "%01".repeat(4095);
+        let read = read(vec![link(&longest)]).unwrap();
+        let path = EntryPath::parse("l").unwrap();
+        assert_eq!(
+            read,
+            [TreeEvent::Entry(EntryRecord::Symlink {
+                path,
+                target: longest.clone()
+            })]
+        );
+        let error = refused(vec![link(&(longest.clone() + "x"))]);
+        assert!(matches!(error, StreamError::BadRecord { .. }), "{error}");
+        let compared = |target: &str| {
+            let line = format!("{{\"path\":\"l\",\"kind\":\"symlink\",\"target\":\"{target}\"}}");
+            serde_json::from_str::<crate::stream::Comparison>(&line).map(|line| line.target)
+        };
+        assert_eq!(compared(&longest).unwrap(), Some(longest.clone()));
+        compared(&(longest + "x")).unwrap_err();
+    }
+
+    #[test]
     fn numbers_are_what_they_can_be() {
         let file =
             |bytes: &str| format!("{{\"path\":\"a\",\"kind\":\"file\",\"bytes\":{bytes}}}\n");
