@@ -400,6 +400,9 @@ async fn write_in_place(
     opening: ChannelOpening,
 ) -> Result<WriteResult, CallError> {
     let permit = cx.permit();
+    // Before anything is made.
+    let first = input.offset.unwrap_or(0);
+    end_of(first, input.bytes.unwrap_or(0))?;
     let file = open_in_place(files, &permit, &input).await?;
     let stat = file.stat(&permit).await?;
     if input
@@ -435,7 +438,7 @@ async fn write_in_place(
         {
             return Err(bad_argument("more bytes come than were announced"));
         }
-        at += chunk.bytes.len() as u64;
+        at = end_of(at, chunk.bytes.len() as u64)?;
         if let Some(bytes) = gathered.add(chunk.bytes) {
             let begin = at - bytes.len() as u64;
             file.write_at(&permit, begin, bytes).await?;
@@ -461,6 +464,16 @@ async fn write_in_place(
     file.sync(&permit).await?;
     let stat = file.stat(&permit).await?;
     Ok(WriteResult { bytes: taken, stat })
+}
+
+/// Where so many bytes end that are written at `offset`.
+fn end_of(offset: u64, bytes: u64) -> Result<u64, FileError> {
+    let end = offset.checked_add(bytes);
+    end.filter(|end| i64::try_from(*end).is_ok())
+        .ok_or_else(|| {
+            let message = format!("no file has {bytes} bytes at {offset}");
+            FileError::new(FileErrorCode::FileTooLarge, message)
+        })
 }
 
 async fn open_in_place(

@@ -5,10 +5,7 @@ use super::{
 };
 use alknet_core::files::{Attributes, FileKind, FileName, FileTime, SetTime};
 use rustix::{
-    fs::{
-        Gid, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, fchmod, fchown, ftruncate,
-        futimens,
-    },
+    fs::{Gid, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, fchmod, fchown, futimens},
     io::Errno,
 };
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -23,7 +20,7 @@ impl File {
     pub fn set_attributes(&self, attributes: &Attributes) -> Result<Meta, RootError> {
         check_mode(attributes.mode, FileKind::File)?;
         if let Some(bytes) = attributes.bytes {
-            ftruncate(&self.inner, bytes)?;
+            self.set_len(bytes)?;
         }
         let (uid, gid) = owner(attributes)?;
         if uid.is_some() || gid.is_some() {

@@ -21,6 +21,7 @@ impl File {
         offset: u64,
         bytes: u64,
     ) -> Result<u64, RootError> {
+        self.make_plain()?;
         let copied = self.copy_by_host(from, from_offset, offset, bytes)?;
         // What the host does not copy, for what reason ever, is read and written; at
         // the other's end that is one read.

@@ -1,10 +1,10 @@
 //! Open files.
 
-use super::{Directory, FileId, Meta, RootError, directory::usable};
+use super::{Directory, FileId, Meta, RootError, directory::usable, entries::raw_mode};
 use alknet_core::files::{Create, FileKind, FileName};
 use cap_std::fs::OpenOptions;
 use rustix::{
-    fs::{OFlags, SeekFrom, fstat, ftruncate, seek},
+    fs::{Mode, OFlags, SeekFrom, fchmod, fstat, ftruncate, seek},
     io::Errno,
 };
 use std::{
@@ -16,6 +16,7 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::fs::FileExt,
     },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// Times that a file is looked for again while others make, remove and swap it.
@@ -79,6 +80,8 @@ pub struct File {
     pub(super) inner: StdFile,
     id: FileId,
     appends: bool,
+    /// It has no set-id bits, as far as we know.
+    is_plain: AtomicBool,
 }
 
 impl Directory {
@@ -146,9 +149,10 @@ impl Directory {
             return Ok(None);
         }
         if how.truncate {
+            drop_set_id(&inner)?;
             ftruncate(&inner, 0)?;
         }
-        Ok(Some(File::new(inner, meta.id, how.append)))
+        Ok(Some(File::new(inner, meta.id, how.append, false)))
     }
 
     /// `None` if it is there by now.
@@ -160,7 +164,7 @@ impl Directory {
         match self.open_one(name, &options, OFlags::NONBLOCK | OFlags::NOCTTY) {
             Ok(inner) => {
                 let id = FileId::of(&fstat(&inner)?);
-                Ok(Some(File::new(inner, id, how.append)))
+                Ok(Some(File::new(inner, id, how.append, true)))
             }
             Err(error) if error.errno() == Some(Errno::EXIST.raw_os_error()) => Ok(None),
             Err(error) => Err(error),
@@ -193,6 +197,18 @@ pub(super) fn refuse_set_id(mode: u32) -> Result<(), RootError> {
     Ok(())
 }
 
+/// Where this account may not, the host does it when the file is written.
+fn drop_set_id(file: &StdFile) -> Result<(), RootError> {
+    let mode = Meta::of(&fstat(file)?).mode;
+    if mode & 0o6000 == 0 {
+        return Ok(());
+    }
+    match fchmod(file, Mode::from_raw_mode(raw_mode(mode & !0o6000))) {
+        Err(Errno::PERM) => Ok(()),
+        said => Ok(said?),
+    }
+}
+
 impl AsFd for File {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
@@ -200,8 +216,22 @@ impl AsFd for File {
 }
 
 impl File {
-    fn new(inner: StdFile, id: FileId, appends: bool) -> Self {
-        Self { inner, id, appends }
+    fn new(inner: StdFile, id: FileId, appends: bool, is_plain: bool) -> Self {
+        Self {
+            inner,
+            id,
+            appends,
+            is_plain: AtomicBool::new(is_plain),
+        }
+    }
+
+    /// Takes set-id bits away before the content changes.
+    pub(super) fn make_plain(&self) -> Result<(), RootError> {
+        if !self.is_plain.load(Ordering::Relaxed) {
+            drop_set_id(&self.inner)?;
+            self.is_plain.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Which file of the host it is.
@@ -234,6 +264,10 @@ impl File {
 
     /// Writes all of `bytes` at `offset`.
     ///
+    /// A file loses its set-id bits before its content changes, here as by all that
+    /// follows: else whoever may write it would choose what others run as its owner.
+    /// Hosts do so themselves, but not for their administrator.
+    ///
     /// # Errors
     ///
     /// What the host answers (`ENOSPC`, `EFBIG`, `EDQUOT`, ...): some of the bytes may
@@ -243,6 +277,7 @@ impl File {
         if self.appends {
             return Err(Errno::INVAL.into());
         }
+        self.make_plain()?;
         Ok(self.inner.write_all_at(bytes, offset)?)
     }
 
@@ -256,6 +291,7 @@ impl File {
         if !self.appends {
             return Err(Errno::INVAL.into());
         }
+        self.make_plain()?;
         Ok((&self.inner).write_all(bytes)?)
     }
 
@@ -265,6 +301,7 @@ impl File {
     ///
     /// What the host answers.
     pub fn set_len(&self, bytes: u64) -> Result<(), RootError> {
+        self.make_plain()?;
         Ok(ftruncate(&self.inner, bytes)?)
     }
 

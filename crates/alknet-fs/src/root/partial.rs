@@ -153,6 +153,30 @@ impl Directory {
         Err(RootError::Changed)
     }
 
+    /// Makes everything on its file system last through a power cut: for what cannot
+    /// be opened to be synced by itself.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn sync_file_system(&self) -> Result<(), RootError> {
+        if let Ok(handle) = self.readable() {
+            return Ok(rustix::fs::syncfs(handle)?);
+        }
+        // It may be written and not be read.
+        let name = random_name();
+        let how = OpenHow {
+            mode: Some(PARTIAL_MODE),
+            ..OpenHow::write(Create::New)
+        };
+        let file = self.open_at(&name, &how);
+        remove_ignoring_gone(self, &name)?;
+        Ok(rustix::fs::syncfs(file?)?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn sync_file_system(&self) -> Result<(), RootError> {
+        rustix::fs::sync();
+        Ok(())
+    }
+
     /// What a new file's mode is here, as umask and inherited access lists have it.
     fn new_mode(&self) -> Result<u32, RootError> {
         let name = random_name();

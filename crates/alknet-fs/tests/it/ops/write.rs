@@ -334,6 +334,15 @@ async fn in_place_only_what_is_sent_changes() {
     assert_eq!(world.get("www/new/b"), b"x");
     let version = json!({ "file": "www/a", "offset": 0, "if_version": "another" });
     world.refuses("fs/write", version, "FILE_CHANGED").await;
+    // No file is so long; nothing is made of it.
+    for (offset, bytes) in [(u64::MAX, 0), (i64::MAX as u64, 1), (9, u64::MAX)] {
+        let far = json!({ "file": "www/far", "offset": offset, "bytes": bytes });
+        world.refuses("fs/write", far, "FILE_TOO_LARGE").await;
+        assert!(!world.host("www/far").exists());
+    }
+    let far = json!({ "file": "www/a", "offset": i64::MAX });
+    let error = world.write(far, b"x").await.unwrap_err();
+    assert_eq!(error.code, "FILE_TOO_LARGE");
     let missing = json!({ "file": "www/c", "offset": 0, "create": "never" });
     world.refuses("fs/write", missing, "NO_SUCH_FILE").await;
     // A cut leaves what was written.

@@ -8,7 +8,7 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    fs,
+    fs::{self, Permissions},
     ops::ControlFlow,
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
@@ -176,6 +176,61 @@ fn files_are_made_cut_and_appended_to_as_asked() {
     open(&top, "f", cut).unwrap();
     assert_eq!(content(&file), b"");
     assert_eq!(file.meta().unwrap().bytes, 0);
+}
+
+/// Else whoever may write it would choose what others run as its owner.
+#[test]
+fn a_file_that_is_written_in_place_loses_its_set_id_bits() {
+    let ground = Ground::new();
+    ground.file("source", "new");
+    let top = ground.root.directory();
+    let write = OpenHow::write(Create::Never);
+    let append = OpenHow {
+        write: false,
+        append: true,
+        ..write
+    };
+    let cut = OpenHow {
+        truncate: true,
+        ..write
+    };
+    let source = open(&top, "source", OpenHow::read()).unwrap();
+    let write_at = |file: &File| file.write_at(b"new", 0);
+    let copy = |file: &File| file.copy_from(&source, 0, 0, 3).map(|_| ());
+    let lengthen = Attributes {
+        bytes: Some(9),
+        ..Attributes::default()
+    };
+    let by_attributes = |file: &File| file.set_attributes(&lengthen).map(|_| ());
+    type Act<'a> = &'a dyn Fn(&File) -> Result<(), RootError>;
+    let acts: [(&str, OpenHow, Act<'_>); 6] = [
+        ("write", write, &write_at),
+        ("append", append, &|file| file.append(b"new")),
+        ("truncate", cut, &|_| Ok(())),
+        ("length", write, &|file| file.set_len(1)),
+        ("attributes", write, &by_attributes),
+        ("copy", write, &copy),
+    ];
+    for (what, how, act) in acts {
+        ground.file("f", "old");
+        let mode =
+            |mode| fs::set_permissions(ground.at("f"), Permissions::from_mode(mode)).unwrap();
+        mode(0o6755);
+        // What is only looked at keeps them.
+        drop(open(&top, "f", OpenHow::read()).unwrap());
+        assert_eq!(
+            fs::metadata(ground.at("f")).unwrap().mode() & 0o7777,
+            0o6755
+        );
+        act(&open(&top, "f", how).unwrap()).unwrap();
+        let left = fs::metadata(ground.at("f")).unwrap().mode() & 0o7777;
+        assert_eq!(left, 0o755, "{what}");
+        fs::remove_file(ground.at("f")).unwrap();
+    }
+    ground.file("f", "old");
+    fs::set_permissions(ground.at("f"), Permissions::from_mode(0o4711)).unwrap();
+    top.set_attributes_of(&name("f"), &lengthen).unwrap();
+    assert_eq!(fs::metadata(ground.at("f")).unwrap().mode() & 0o7777, 0o711);
 }
 
 #[test]
