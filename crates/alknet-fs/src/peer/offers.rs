@@ -214,11 +214,6 @@ impl Offers {
             offer,
         })
     }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.lock().len()
-    }
 }
 
 /// The map's key is no secret: whoever reads the memory of a dump finds what
