@@ -248,7 +248,6 @@ impl Sort<'_> {
         let is_file = entry.kind == FileKind::File;
         if args.checksum
             && is_file
-            && !args.dry_run
             && differs != Some(Differs::Missing)
             && differs != Some(Differs::Kind)
         {
@@ -275,7 +274,11 @@ impl Sort<'_> {
             return Ok(());
         }
         if args.dry_run {
-            copy.report.copied(&entry, false);
+            match differs {
+                // As of the copy itself: no bytes of it are copied.
+                Differs::Attributes => copy.report.skipped(&entry),
+                _ => copy.report.copied(&entry, false),
+            }
             return Ok(());
         }
         if differs == Differs::Attributes {

@@ -44,11 +44,19 @@ pub(super) async fn run(copy: Arc<Copy>, jobs: Shared<Job>) -> Result<(), Troubl
             Some(Job::Compare(entry)) => {
                 let is_same = is_same(&copy, &entry).await;
                 match is_same {
+                    Ok(true) if copy.args.dry_run => {
+                        copy.report.skipped(&entry);
+                        continue;
+                    }
                     Ok(true) => {
                         let set = set_attributes(&copy, &entry).await;
                         if settled(&copy.report, &entry, set, 0)? {
                             copy.report.skipped(&entry);
                         }
+                        continue;
+                    }
+                    Ok(false) if copy.args.dry_run => {
+                        copy.report.copied(&entry, false);
                         continue;
                     }
                     Ok(false) => (entry, Told::default()),
