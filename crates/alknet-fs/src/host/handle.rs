@@ -1,11 +1,12 @@
 //! Open files.
 
 use super::{
-    bucket::{Bucket, needs},
+    bucket::{Bucket, lock, needs},
     gate::{self, Gate, Halt, Reached},
+    names::sync_names,
     usage::{Amount, Claim, Freeing, check_room},
 };
-use crate::root::{File, Follow, OpenHow, RootError};
+use crate::root::{Directory, File, Follow, OpenHow, RootError};
 use alknet_core::{
     Permit,
     files::{
@@ -15,7 +16,7 @@ use alknet_core::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The last position that a file can have.
 pub(crate) const POSITION_MAX: u64 = i64::MAX.unsigned_abs();
@@ -89,7 +90,9 @@ impl Bucket {
             file.set_len(0).map_err(says)?;
             freeing.freed(before.bytes, 0);
         }
+        let made = is_new.then(|| reached.walked.directory.clone());
         Ok(HostFile {
+            made: Arc::new(Mutex::new(made)),
             bucket: Arc::clone(self),
             named: reached.named,
             real: reached.real,
@@ -111,6 +114,8 @@ pub(crate) struct HostFile {
     reads: bool,
     writes: bool,
     appends: bool,
+    /// Where it was made, until its name lasts.
+    made: Arc<Mutex<Option<Directory>>>,
 }
 
 impl HostFile {
@@ -264,8 +269,17 @@ impl OpenFile for HostFile {
 
     async fn sync(&self, permit: &Permit) -> Result<(), FileError> {
         self.check(permit, "write")?;
-        let says = self.says();
-        self.run(move |_, file| file.sync().map_err(says)).await
+        let (says, made) = (self.says(), Arc::clone(&self.made));
+        let sync = move |_: &Arc<Bucket>, file: &File| {
+            file.sync().map_err(&says)?;
+            let mut made = lock(&made);
+            if let Some(directory) = &*made {
+                sync_names(directory).map_err(says)?;
+            }
+            *made = None;
+            Ok(())
+        };
+        self.run(sync).await
     }
 
     async fn extent(&self, permit: &Permit, offset: u64) -> Result<Extent, FileError> {

@@ -1,22 +1,23 @@
 //! Entries described, made, moved and removed.
 
 use super::{
-    bucket::{Bucket, needs},
-    gate::{self, Gate, Halt, Reached},
+    bucket::{Bucket, lock, needs},
+    gate::{self, Gate, Halt, Need, Reached},
     handle::{check_times, claim_length, settle_length},
     usage::{Claim, Freeing, each_directory},
 };
 use crate::root::{Detail, Directory, Follow, Meta, OpenHow, Replace, RootError, Verdict};
 use alknet_core::{
-    Permit,
+    CallError, Permit,
     files::{
         Attributes, Collected, FileError, FileErrorCode, FileKind, FileName, FilePath, FileStat,
         Removal, Removed, RenameOptions, Space,
     },
 };
 use std::{
+    pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::SystemTime,
@@ -297,13 +298,14 @@ impl Bucket {
         path: &FilePath,
         removal: Removal,
     ) -> Result<Removed, FileError> {
-        let stop = StopOnDrop::default();
+        let stop = Stop::default();
         let stopped = Arc::clone(&stop.0);
         let act = move |bucket: &Arc<Self>, gate: &Gate, reached: &Reached| {
             let freeing = bucket.usage.freeing();
             let meta = reached.meta()?;
             if removal == Removal::Tree && meta.kind == FileKind::Directory {
                 reached.whole(gate, &["write"])?;
+                stopped.goes_on_with(reached, "write");
                 return Ok(bucket.remove_tree(reached, &stopped, &freeing)?);
             }
             let says = |error| reached.says(error);
@@ -333,15 +335,14 @@ impl Bucket {
             sync_names(directory).map_err(says)?;
             Ok(removed)
         };
-        let removed = self.act(permit, "write", path, Follow::No, act).await;
-        drop(stop);
-        removed
+        stop.when_lost(permit, self.act(permit, "write", path, Follow::No, act))
+            .await
     }
 
     fn remove_tree(
         &self,
         reached: &Reached,
-        stopped: &AtomicBool,
+        stopped: &Stopping,
         freeing: &Freeing<'_>,
     ) -> Result<Removed, FileError> {
         let says = |error| reached.says(error);
@@ -354,11 +355,10 @@ impl Bucket {
             Ok::<_, FileError>(self.usage.bytes_below(&root, reached.real.names()))
         });
         let bytes = bytes.transpose()?;
-        let removed =
-            directory.remove_tree(name, &mut |_, _| match stopped.load(Ordering::Relaxed) {
-                true => Verdict::Stop,
-                false => Verdict::Remove,
-            });
+        let removed = directory.remove_tree(name, &mut |_, _| match stopped.is_so() {
+            true => Verdict::Stop,
+            false => Verdict::Remove,
+        });
         let removed = removed.map_err(says)?;
         match bytes {
             Some((bytes, is_sure)) if removed.is_all => {
@@ -389,15 +389,16 @@ impl Bucket {
         permit: &Permit,
         path: &FilePath,
     ) -> Result<Collected, FileError> {
-        let stop = StopOnDrop::default();
+        let stop = Stop::default();
         let stopped = Arc::clone(&stop.0);
         let act = move |bucket: &Arc<Self>, gate: &Gate, reached: &Reached| {
             bucket.writable()?;
             reached.whole(gate, &["admin"])?;
+            stopped.goes_on_with(reached, "admin");
             let mut all = Collected::default();
             let freeing = bucket.usage.freeing();
             let mut sweep = |directory: &Directory| {
-                if stopped.load(Ordering::Relaxed) {
+                if stopped.is_so() {
                     return Err(RootError::Stopped);
                 }
                 let swept = directory.sweep(SystemTime::now())?;
@@ -411,19 +412,69 @@ impl Bucket {
                 .map_err(|error| reached.says(error))?;
             Ok(all)
         };
-        let collected = self.act(permit, "admin", path, Follow::Yes, act).await;
-        drop(stop);
-        collected
+        stop.when_lost(permit, self.act(permit, "admin", path, Follow::Yes, act))
+            .await
     }
 }
 
-/// Ends what blocks when nobody waits for it any more.
+/// Ends what blocks for long when nobody waits for it any more, or when the caller
+/// may do it no more.
 #[derive(Debug, Default)]
-struct StopOnDrop(Arc<AtomicBool>);
+struct Stop(Arc<Stopping>);
 
-impl Drop for StopOnDrop {
+#[derive(Debug, Default)]
+struct Stopping {
+    is_so: AtomicBool,
+    /// What is needed all the time.
+    needs: Mutex<Vec<Need>>,
+}
+
+impl Stopping {
+    fn is_so(&self) -> bool {
+        self.is_so.load(Ordering::Relaxed)
+    }
+
+    /// From now on, all below what was reached is acted on.
+    fn goes_on_with(&self, reached: &Reached, action: &'static str) {
+        let needs = [&reached.named, &reached.real];
+        *lock(&self.needs) = needs.map(|path| Need::tree(action, path)).to_vec();
+    }
+
+    fn check(&self, permit: &Permit) -> Result<(), CallError> {
+        let needs = lock(&self.needs).clone();
+        let mut checks = needs.iter().map(|need| need.check(permit));
+        checks
+            .try_for_each(|checked| checked)
+            .map_err(CallError::from)?;
+        permit.caller().map(drop)
+    }
+}
+
+impl Stop {
+    /// Waits for `act`, but no longer than the caller may do it; it has ended
+    /// when this answers.
+    async fn when_lost<T>(
+        self,
+        permit: &Permit,
+        act: impl Future<Output = Result<T, FileError>>,
+    ) -> Result<T, FileError> {
+        let mut act = pin!(act);
+        let lost = permit.lost(|permit| self.0.check(permit));
+        tokio::select! {
+            biased;
+            done = &mut act => done,
+            refused = lost => {
+                self.0.is_so.store(true, Ordering::Relaxed);
+                act.await.ok();
+                Err(refused.into())
+            }
+        }
+    }
+}
+
+impl Drop for Stop {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.is_so.store(true, Ordering::Relaxed);
     }
 }
 

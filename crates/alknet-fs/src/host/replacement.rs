@@ -106,6 +106,8 @@ impl Bucket {
             if let Some(key) = &key {
                 bucket.uploads.take_over(key);
             }
+            // Here too, for directories that nobody lists.
+            bucket.sweep_now_and_then(&reached.walked.directory);
             let partial_key = match &key {
                 Some((_, key)) => PartialKey::Resumable(key),
                 None => PartialKey::Once,

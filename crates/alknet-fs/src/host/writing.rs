@@ -26,6 +26,8 @@ pub(crate) struct Writing {
     credited: Option<FileId>,
     digester: Option<Digester>,
     pub(super) is_resumable: bool,
+    /// There was no room: what it holds is what is missing.
+    is_without_room: bool,
 }
 
 impl Writing {
@@ -57,6 +59,7 @@ impl Writing {
             credited: credited.map(|meta| meta.id),
             digester: None,
             is_resumable: matches!(key, PartialKey::Resumable(_)),
+            is_without_room: false,
         };
         let entries = u64::from(found.is_none());
         let bytes = kept.saturating_sub(writing.credit);
@@ -82,6 +85,19 @@ impl Writing {
 
     /// Makes sure that `more` bytes may come, of which `on_disk` take room.
     pub(crate) fn grow(&mut self, more: u64, on_disk: u64) -> Result<(), FileError> {
+        let grown = self.try_grow(more, on_disk);
+        self.note(grown)
+    }
+
+    /// Takes note of an error that says that there is no room.
+    fn note<T>(&mut self, done: Result<T, FileError>) -> Result<T, FileError> {
+        let code = done.as_ref().err().and_then(FileError::code);
+        let no_room = [FileErrorCode::NoSpace, FileErrorCode::QuotaExceeded];
+        self.is_without_room |= code.is_some_and(|code| no_room.contains(&code));
+        done
+    }
+
+    fn try_grow(&mut self, more: u64, on_disk: u64) -> Result<(), FileError> {
         let settings = self.bucket.writable()?;
         let end = self
             .bytes()
@@ -107,7 +123,7 @@ impl Writing {
         self.grow(bytes.len() as u64, bytes.len() as u64)?;
         let named = self.named.clone();
         let written = self.partial()?.write(bytes);
-        written.map_err(|error| gate::says(&named, error))?;
+        self.note(written.map_err(|error| gate::says(&named, error)))?;
         if let Some(digester) = &mut self.digester {
             digester.update(bytes);
         }
@@ -118,7 +134,7 @@ impl Writing {
         self.grow(bytes, 0)?;
         let named = self.named.clone();
         let skipped = self.partial()?.skip(bytes);
-        skipped.map_err(|error| gate::says(&named, error))?;
+        self.note(skipped.map_err(|error| gate::says(&named, error)))?;
         if let Some(digester) = &mut self.digester {
             digester.update_zeros(bytes);
         }
@@ -135,7 +151,7 @@ impl Writing {
         self.grow(bytes, bytes)?;
         let named = self.named.clone();
         let copied = self.partial()?.copy_from(source, offset, bytes);
-        copied.map_err(|error| gate::says(&named, error))
+        self.note(copied.map_err(|error| gate::says(&named, error)))
     }
 
     pub(super) fn rewind(&mut self, bytes: u64) -> Result<(), FileError> {
@@ -243,7 +259,10 @@ impl Drop for Writing {
             // the room of the file that it was to replace.
             kept = Amount { bytes, entries: 1 };
         }
-        if claim.as_mut().is_none_or(|claim| claim.reaches(kept)) {
+        if self.is_without_room {
+            kept = Amount::default();
+            partial.discard();
+        } else if claim.as_mut().is_none_or(|claim| claim.reaches(kept)) {
             drop(partial);
         } else {
             kept = Amount::default();

@@ -301,3 +301,32 @@ async fn a_copy_needs_reading_of_the_one_and_writing_of_the_other() {
     copy(&both).await.unwrap();
     assert_eq!(world.get("www/public/c"), "private");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_of_a_tree_ends_with_the_grant_in_the_middle() {
+    let world = std::sync::Arc::new(World::new());
+    for directory in 0..60 {
+        for file in 0..200 {
+            world.put(&format!("www/tree/{directory}/{file}"), "");
+        }
+    }
+    let (before, all) = (super::world::names(&world.host("www")).len(), world.clone());
+    world.grant("bob", &["fs:write", "bucket:www/**=write"]);
+    let bob = world.permit("bob", "fs/write");
+    let removal = tokio::spawn(async move {
+        let path = at("www/tree");
+        all.buckets.remove(&bob, &path, Removal::Tree).await
+    });
+    let begun = std::time::Instant::now();
+    while super::world::names_so_far(&world.host("www")) >= before {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        std::thread::yield_now();
+    }
+    world.grant("bob", &["fs:write", "bucket:other/**=write"]);
+    refused(removal.await.unwrap());
+    // It has ended when that is told.
+    let left = super::world::names(&world.host("www")).len();
+    assert!(left > 0 && left < before, "{left} of {before}");
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert_eq!(super::world::names(&world.host("www")).len(), left);
+}

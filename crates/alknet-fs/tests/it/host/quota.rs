@@ -531,3 +531,44 @@ async fn what_is_deeper_than_any_path_is_counted() {
         .unwrap();
     world.put_small("www/x", vec![0; 1_000]).await.unwrap();
 }
+
+#[tokio::test]
+async fn an_upload_that_found_no_room_is_not_kept() {
+    let world = World::limited(Some(1_000), None);
+    let mut new = world.replace("www/f", resumable(0)).await.unwrap();
+    new.write(&world.all, vec![1; 900].into()).await.unwrap();
+    fails(
+        new.write(&world.all, vec![1; 101].into()).await,
+        QuotaExceeded,
+    );
+    drop(new);
+    assert!(names(&world.host("www")).is_empty());
+    world.put_small("www/g", vec![1; 1_000]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_nobody_goes_on_with_goes_where_nobody_lists() {
+    let world = World::new();
+    let mut old = world.replace("www/f", resumable(0)).await.unwrap();
+    old.write(&world.all, "old".into()).await.unwrap();
+    drop(old);
+    let partial = world.host("www").join(&names(&world.host("www"))[0]);
+    let file = fs::File::options().write(true).open(&partial).unwrap();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(8 * 86_400);
+    file.set_modified(long_ago).unwrap();
+    drop(file);
+    // As after a start: when directories were looked through is not known.
+    let world = World::over(
+        world.dir,
+        &[alknet_fs::BucketConfig::new(
+            "www",
+            partial.parent().unwrap(),
+        )],
+    );
+    let new = world
+        .replace("www/g", ReplaceOptions::default())
+        .await
+        .unwrap();
+    assert!(!partial.exists());
+    new.discard().await;
+}

@@ -163,6 +163,18 @@ pub(crate) fn names(directory: &Path) -> Vec<String> {
     names
 }
 
+/// How many names there are below a directory from which others remove.
+pub(crate) fn names_so_far(directory: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return 0;
+    };
+    let count = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => 1 + names_so_far(&entry.path()),
+        _ => 1,
+    };
+    entries.filter_map(Result::ok).map(count).sum()
+}
+
 /// It failed with this code.
 #[track_caller]
 pub(crate) fn fails<T>(result: Result<T, FileError>, code: FileErrorCode) -> String {
