@@ -8,6 +8,7 @@ use crate::{
         place::PLACES_HELP,
         remote::{Remote, Tally},
     },
+    node_access::CallError,
 };
 use clap::{Args, ValueHint};
 use serde_json::{Value, json};
@@ -61,7 +62,8 @@ pub(crate) async fn run(app: &App, args: MkdirArgs) -> Result<Exit, Failure> {
                 }
             }
             Err(error) => {
-                let failure = remote.explain(error, Some(&file)).await;
+                let hint = parents_hint(&error, args.parents);
+                let failure = remote.explain(error, Some(&file)).await.hint_if(hint);
                 tally.failed(app, &failure);
             }
         }
@@ -69,9 +71,24 @@ pub(crate) async fn run(app: &App, args: MkdirArgs) -> Result<Exit, Failure> {
     Ok(tally.exit())
 }
 
+/// What is above it is missing.
+fn parents_hint(error: &CallError, has_parents: bool) -> Option<String> {
+    let is_missing = &*error.code == "NO_SUCH_FILE" && !has_parents;
+    is_missing.then(|| "-p makes the directories above it too".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_misses_a_parent_is_told_of_parents() {
+        let missing = CallError::domain("NO_SUCH_FILE", "`media/a`: not there");
+        assert!(parents_hint(&missing, false).is_some_and(|hint| hint.starts_with("-p ")));
+        assert_eq!(parents_hint(&missing, true), None);
+        let exists = CallError::domain("FILE_EXISTS", "`media/a`: it is there");
+        assert_eq!(parents_hint(&exists, false), None);
+    }
 
     #[test]
     fn modes_are_octal() {

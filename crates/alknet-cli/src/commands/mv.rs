@@ -147,7 +147,11 @@ impl Moving<'_> {
     }
 
     async fn failed(&mut self, error: CallError, file: &FilePath) {
-        let failure = self.remote.explain(error, Some(file)).await;
+        self.failed_to(error, file, None).await;
+    }
+
+    async fn failed_to(&mut self, error: CallError, file: &FilePath, hint: Option<String>) {
+        let failure = self.remote.explain(error, Some(file)).await.hint_if(hint);
         self.tally.failed(self.app, &failure);
     }
 
@@ -165,7 +169,12 @@ impl Moving<'_> {
                     true => &to,
                     false => file,
                 };
-                self.failed(error, about).await;
+                // The host says only that it will not; a link goes where it leads.
+                let into_itself = is_below(&to, file).then(|| {
+                    let text = self.remote.text(file);
+                    format!("`{text}` cannot go into itself")
+                });
+                self.failed_to(error, about, into_itself).await;
             }
             Ok(_) => {
                 self.tally.done();
@@ -183,5 +192,35 @@ impl Moving<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a path leads through the other one.
+fn is_below(path: &FilePath, above: &FilePath) -> bool {
+    path.root() == above.root()
+        && path.names().len() > above.names().len()
+        && path.names().starts_with(above.names())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_what_leads_through_it_is_below() {
+        let below = |path, above| {
+            let [path, above] = [path, above].map(|text| FilePath::parse(text).unwrap());
+            is_below(&path, &above)
+        };
+        assert!(below("media/t/a", "media/t") && below("media/t/a/b", "media/t"));
+        for (path, above) in [
+            ("media/t", "media/t"),
+            ("media/tt", "media/t"),
+            ("media/t", "media/t/a"),
+            ("inbox/t/a", "media/t"),
+        ] {
+            assert!(!below(path, above), "{path} {above}");
+        }
     }
 }

@@ -54,12 +54,19 @@ pub(crate) struct RmArgs {
     yes: bool,
 }
 
+impl RmArgs {
+    /// `-f` is asked nothing, as by `rm` of coreutils.
+    fn must_ask(&self) -> bool {
+        self.recursive && !self.force && !self.yes && !self.dry_run
+    }
+}
+
 pub(crate) async fn run(app: &App, args: RmArgs) -> Result<Exit, Failure> {
     let places = FilePlace::parse_all_remote(&args.places)?;
     for place in &places {
         refuse_bucket(place)?;
     }
-    if args.recursive && !args.force && !args.yes && !args.dry_run {
+    if args.must_ask() {
         ask(app, &args, &places).await?;
     }
     let mut removing = Removing {
@@ -113,6 +120,13 @@ async fn ask(app: &App, args: &RmArgs, places: &[RemotePlace]) -> Result<(), Fai
         let command = format!("use --yes: alknet rm -r --yes {}", words.join(" "));
         return Err(Failure::usage(message).hint(command));
     }
+    match prompt::confirm(&question(places)).await? {
+        true => Ok(()),
+        false => Err(Failure::local("nothing was removed")),
+    }
+}
+
+fn question(places: &[RemotePlace]) -> String {
     let mut named: Vec<String> = places
         .iter()
         .take(NAMED_MAX)
@@ -121,11 +135,11 @@ async fn ask(app: &App, args: &RmArgs, places: &[RemotePlace]) -> Result<(), Fai
     if places.len() > NAMED_MAX {
         named.push(format!("{} more", places.len() - NAMED_MAX));
     }
-    let question = format!("remove {} with all that is in them?", named.join(", "));
-    match prompt::confirm(&question).await? {
-        true => Ok(()),
-        false => Err(Failure::local("nothing was removed")),
-    }
+    let them = match places {
+        [one] if !one.is_pattern() => "it",
+        _ => "them",
+    };
+    format!("remove {} with all that is in {them}?", named.join(", "))
 }
 
 struct Removing<'a> {
@@ -353,4 +367,48 @@ async fn remove(remote: &Remote<'_>, file: FilePath, recursive: bool) -> Outcome
     let input = json!({ "file": file, "recursive": recursive });
     let removed = remote.ask("fs/remove", &input).await;
     (file, removed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::Parser;
+    use std::ffi::OsStr;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RmArgs,
+    }
+
+    #[test]
+    fn only_recursion_that_is_not_forced_asks() {
+        let asks = |flags: &[&str]| {
+            let words = ["rm", ":b/x"].iter().chain(flags);
+            Line::try_parse_from(words).unwrap().args.must_ask()
+        };
+        assert!(asks(&["-r"]));
+        for flags in [&["-r", "-f"][..], &["-rf"], &["-r", "--yes"], &["-f"], &[]] {
+            assert!(!asks(flags), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn the_question_counts_what_it_names() {
+        let asked = |given: &[&str]| {
+            let place = |one: &&str| FilePlace::parse_remote(OsStr::new(one)).unwrap();
+            question(&given.iter().map(place).collect::<Vec<_>>())
+        };
+        assert_eq!(asked(&[":b/x"]), "remove `:b/x` with all that is in it?");
+        assert_eq!(asked(&[":b/*"]), "remove `:b/*` with all that is in them?");
+        assert_eq!(
+            asked(&[":b/x", ":b/y"]),
+            "remove `:b/x`, `:b/y` with all that is in them?"
+        );
+        assert_eq!(
+            asked(&[":b/1", ":b/2", ":b/3", ":b/4", ":b/5", ":b/6"]),
+            "remove `:b/1`, `:b/2`, `:b/3`, `:b/4`, `:b/5`, 1 more with all that is in them?"
+        );
+    }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 use clap::{Args, ValueEnum, ValueHint};
 use serde_json::{Map, Value, json};
-use std::ffi::OsString;
+use std::{ffi::OsString, time::Duration};
 
 const EXAMPLES: &str = "\
 `version` is another text whenever the file, or what is in it, is another.
@@ -22,6 +22,10 @@ const EXAMPLES: &str = "\
 Examples:
   alknet stat nas:www/index.html
   alknet stat --digest sha256 nas:isos/debian.iso --json";
+
+/// How long digests may take: the longest that a node lets a call take
+/// (`[limits] deadline_max`) unless it is configured.
+const DIGEST_FOR: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{PLACES_HELP}"))]
@@ -96,7 +100,7 @@ async fn describe(
     names.sort_unstable();
     names.dedup();
     let input = json!({ "file": file, "algorithms": names });
-    let reply = remote.call("fs/digest", &input).await?;
+    let reply = remote.call_within("fs/digest", &input, DIGEST_FOR).await?;
     let digests = reply.get("digests").and_then(Value::as_object);
     Ok((stat, digests.cloned().unwrap_or_default()))
 }

@@ -40,6 +40,9 @@ struct Frame {
     states: BTreeSet<usize>,
     /// A link led here, or may have: what cannot be listed is no match.
     is_guess: bool,
+    /// A link is on the way that a pattern found: what may not be seen behind
+    /// it is no match either, as with those that lead nowhere.
+    is_behind: bool,
     entries: vec::IntoIter<ListEntry>,
     next: Option<String>,
     is_begun: bool,
@@ -67,7 +70,7 @@ impl<'a> Expansion<'a> {
         };
         if let Some(before) = before.filter(|_| !all.segments.is_empty()) {
             let states = closure(&all.segments, [0]);
-            all.stack.push(Frame::new(before, states, false));
+            all.stack.push(Frame::new(before, states, false, false));
         }
         all
     }
@@ -108,9 +111,9 @@ impl<'a> Expansion<'a> {
                     (frame.entries, frame.next, frame.is_begun) = (entries.into_iter(), next, true);
                 }
                 Err(error) => {
-                    let is_guess = frame.is_guess;
+                    let is_silent = frame.is_silent(&error);
                     let file = self.stack.pop()?.directory;
-                    if !(is_guess && leads_nowhere(&error)) {
+                    if !is_silent {
                         return Some(Err(NotFound { file, error }));
                     }
                 }
@@ -121,7 +124,7 @@ impl<'a> Expansion<'a> {
     /// What an entry of the directory on top is.
     fn step(&mut self, entry: ListEntry) -> Option<Found> {
         let frame = self.stack.last()?;
-        let (mut is_meant, mut next, mut is_guess) = (false, BTreeSet::new(), false);
+        let (mut is_meant, mut next) = (false, BTreeSet::new());
         let mut is_linked = false;
         for state in &frame.states {
             let segment = self.segments.get(*state)?;
@@ -149,15 +152,15 @@ impl<'a> Expansion<'a> {
         let file = frame.directory.join(entry.name.clone()).ok()?;
         let leads_on = match entry.stat.kind {
             FileKind::Directory => true,
-            FileKind::Symlink => {
-                is_guess = true;
-                is_linked
-            }
+            FileKind::Symlink => is_linked,
             _ => false,
         };
+        let is_link = entry.stat.kind == FileKind::Symlink;
+        let is_behind = is_link || frame.is_behind;
         if leads_on && !next.is_empty() {
             let states = closure(&self.segments, next);
-            self.stack.push(Frame::new(file.clone(), states, is_guess));
+            self.stack
+                .push(Frame::new(file.clone(), states, is_link, is_behind));
         }
         let is_wanted = !self.is_directory || entry.stat.kind == FileKind::Directory;
         (is_meant && is_wanted).then_some(Found {
@@ -170,14 +173,15 @@ impl<'a> Expansion<'a> {
     /// Goes on where only one name can be meant, without a listing.
     async fn named(&mut self, name: &Segment) -> Option<Result<Found, NotFound>> {
         let frame = self.stack.pop()?;
-        let state = *frame.states.first()?;
+        let (state, is_behind) = (*frame.states.first()?, frame.is_behind);
         let file = frame.directory.join(name.name.clone()).ok()?;
         if state + 1 < self.segments.len() {
             let states = closure(&self.segments, [state + 1]);
-            self.stack.push(Frame::new(file, states, true));
+            self.stack.push(Frame::new(file, states, true, is_behind));
             return None;
         }
         let described = match self.remote.stat(&file, false).await {
+            Err(error) if is_behind && frame.is_silent(&error) => None,
             Err(error) if error.is(ErrorCode::Forbidden) => match self.remote.entry(&file).await {
                 Ok(entry) => entry.map(|entry| (entry.stat, entry.target)),
                 Err(error) if leads_nowhere(&error) => None,
@@ -194,15 +198,22 @@ impl<'a> Expansion<'a> {
 }
 
 impl Frame {
-    fn new(directory: FilePath, states: BTreeSet<usize>, is_guess: bool) -> Self {
+    fn new(directory: FilePath, states: BTreeSet<usize>, is_guess: bool, is_behind: bool) -> Self {
         Self {
             directory,
             states,
             is_guess,
+            is_behind,
             entries: Vec::new().into_iter(),
             next: None,
             is_begun: false,
         }
+    }
+
+    /// Whether an error means that nothing is meant here.
+    fn is_silent(&self, error: &CallError) -> bool {
+        (self.is_guess && leads_nowhere(error))
+            || (self.is_behind && error.is(ErrorCode::Forbidden))
     }
 }
 
@@ -251,6 +262,21 @@ mod tests {
         let place = FilePlace::parse_remote(OsStr::new(given)).unwrap();
         let (_, segments) = place.split().unwrap();
         closure(segments, [from]).into_iter().collect()
+    }
+
+    #[test]
+    fn what_is_behind_a_link_may_be_out_of_sight() {
+        let file = FilePath::parse("www/public/link").unwrap();
+        let silent = |is_guess, is_behind, code: ErrorCode| {
+            let frame = Frame::new(file.clone(), BTreeSet::new(), is_guess, is_behind);
+            frame.is_silent(&CallError::new(code, "x"))
+        };
+        assert!(silent(true, true, ErrorCode::Forbidden));
+        assert!(!silent(false, false, ErrorCode::Forbidden));
+        assert!(!silent(true, false, ErrorCode::Forbidden));
+        assert!(!silent(true, true, ErrorCode::Timeout));
+        let frame = Frame::new(file.clone(), BTreeSet::new(), true, false);
+        assert!(frame.is_silent(&CallError::domain("NOT_A_DIRECTORY", "x")));
     }
 
     #[test]

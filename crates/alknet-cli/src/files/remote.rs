@@ -81,6 +81,25 @@ impl<'a> Remote<'a> {
         }
     }
 
+    /// The same, which may take that long.
+    pub(crate) async fn call_within(
+        &self,
+        operation: &str,
+        input: &Value,
+        timeout: Duration,
+    ) -> Result<Value, CallError> {
+        let options = CallOptions {
+            route: self.route.clone(),
+            timeout: Some(timeout),
+            ..CallOptions::default()
+        };
+        let patient = Self {
+            opener: self.home.opener(options),
+            ..self.clone()
+        };
+        patient.call(operation, input).await
+    }
+
     /// The same with a reply of this shape.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
@@ -195,6 +214,10 @@ impl<'a> Remote<'a> {
             // A bucket that is misspelt is one that nobody granted.
             "FORBIDDEN" => self.near_bucket(file).await,
             "IS_A_DIRECTORY" => Some(format!("alknet ls {}", quote(&self.text(file)))),
+            // Its disk may hang, or it has a lot to do.
+            "TIMEOUT" if !self.route.is_empty() => {
+                Some(format!("alknet ping {}", quote(&route_text(&self.route))))
+            }
             "DIRECTORY_NOT_EMPTY" => Some(format!("alknet rm -r {}", quote(&self.text(file)))),
             _ => None,
         };

@@ -19,15 +19,19 @@ pub(crate) fn shown(canonical: &str) -> String {
     escaped(canonical, is_unsafe)
 }
 
-/// A name as people see it.
+/// A name as people see it, which means this one file when it is typed again.
 pub(crate) fn shown_name(name: &FileName) -> String {
-    shown(&name.to_string())
+    escaped(&name.to_string(), is_special)
+}
+
+/// What would be a pattern where a place is typed is escaped too.
+fn is_special(c: char) -> bool {
+    is_unsafe(c) || matches!(c, '*' | '?' | '[')
 }
 
 /// `peer:bucket/path` of a file, which names this one file when it is typed
 /// again: what would be a pattern is escaped too.
 pub(crate) fn place_text(route: &Route, file: &FilePath) -> String {
-    let is_special = |c| is_unsafe(c) || matches!(c, '*' | '?' | '[');
     let file = escaped(&file.to_string(), is_special);
     format!("{}:{file}", route_text(route))
 }
@@ -126,8 +130,9 @@ mod tests {
             assert_eq!(FileName::parse(&text).unwrap(), name);
         };
         check(b"plain.txt", "plain.txt");
-        check(b"a b*", "a b*");
-        check(b"a\nb\x1b[2J", "a%0Ab%1B[2J");
+        check(b"a b]", "a b]");
+        check(b"st*ar?[x]", "st%2Aar%3F%5Bx]");
+        check(b"a\nb\x1b[2J", "a%0Ab%1B%5B2J");
         check(b"\xff100%", "%FF100%25");
         check("é\u{202e}txt".as_bytes(), "é%E2%80%AEtxt");
         check("x\u{9b}".as_bytes(), "x%C2%9B");
