@@ -155,18 +155,18 @@ pub(super) fn summary(stdout: &str) -> Value {
     last["summary"].clone()
 }
 
-/// Looks all the time at what has a name, while something is done: each size
-/// that it was seen with, except 0 for one that is not there.
+/// Looks all the time at what has a name, while something is done: the sizes that
+/// it was seen with, none while it is not there.
 pub(super) fn sizes_seen<T>(path: &Path, act: impl FnOnce() -> T) -> (Vec<u64>, T) {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let mut sizes = Vec::new();
             while !is_over.load(Ordering::Relaxed) {
-                if let Ok(meta) = fs::symlink_metadata(path) {
-                    if sizes.last() != Some(&meta.len()) {
-                        sizes.push(meta.len());
-                    }
+                if let Ok(meta) = fs::symlink_metadata(path)
+                    && sizes.last() != Some(&meta.len())
+                {
+                    sizes.push(meta.len());
                 }
                 thread::sleep(Duration::from_micros(200));
             }
