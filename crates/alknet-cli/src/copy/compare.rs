@@ -3,7 +3,7 @@
 use super::{
     between,
     entry::{Differs, Entry, Origin, RelPath},
-    local_tree::LocalTree,
+    local_tree::{LocalTree, in_the_way},
     remote::Remote,
     stage::{Copy, Job, Target, WINDOW, blocking},
     trouble::{Problem, Trouble},
@@ -304,7 +304,7 @@ impl Sort<'_> {
         self.sorted.jobs.send(job).await.map_err(|_| Trouble::Quiet)
     }
 
-    /// Removes what is of another kind, but nothing that holds something.
+    /// Removes what is of another kind, but no directory.
     async fn make_way(&mut self, entry: &Entry) -> Result<bool, Trouble> {
         let made = match (entry.kind, &self.copy.target) {
             (FileKind::Directory, _) => Err(Problem::new(
@@ -313,10 +313,7 @@ impl Sort<'_> {
             )
             .into()),
             (_, Target::Remote { remote, directory }) => match entry.path.below(directory) {
-                Ok(file) => {
-                    let input = json!({ "file": file.to_string() });
-                    remote.call::<Value>("fs/remove", &input).await.map(drop)
-                }
+                Ok(file) => make_way_there(remote, &file).await,
                 Err(error) => Err(Problem::of_path(&error).into()),
             },
             (_, Target::Local { .. }) => match self.tree.take() {
@@ -338,6 +335,14 @@ impl Sort<'_> {
             Err(other) => Err(other),
         }
     }
+}
+
+async fn make_way_there(remote: &Remote, file: &FilePath) -> Result<(), Trouble> {
+    if remote.stat(file, false).await?.stat.kind == FileKind::Directory {
+        return Err(in_the_way().into());
+    }
+    let input = json!({ "file": file.to_string() });
+    remote.call::<Value>("fs/remove", &input).await.map(drop)
 }
 
 /// Whether a file does not go with others in one stream.

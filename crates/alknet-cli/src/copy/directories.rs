@@ -2,7 +2,7 @@
 
 use super::{
     compare::comparison,
-    entry::Entry,
+    entry::{Differs, Entry},
     lane::{self, Batch, Loaded},
     remote::Remote,
     stage::{Copy, Target, WINDOW, blocking, walk},
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::node_access::{
     ChannelCall, ErrorCode, FilePath,
-    stream::{Difference, Lines, line},
+    stream::{Difference, Differs as Told, Lines, line},
 };
 use bytes::BytesMut;
 use serde_json::json;
@@ -54,7 +54,8 @@ async fn here(copy: &Copy, mut entries: mpsc::Receiver<Entry>) -> Result<(), Tro
                     later.push(entry);
                     continue;
                 }
-                if let Ok(Some(_)) = tree.differs(&entry, true)
+                // Whatever else it differs in was told before.
+                if let Ok(Some(Differs::Attributes)) = tree.differs(&entry, true)
                     && let Err(error) = tree.set_attributes(&entry)
                     && !error.is_not_found()
                 {
@@ -70,7 +71,8 @@ async fn here(copy: &Copy, mut entries: mpsc::Receiver<Entry>) -> Result<(), Tro
     let report = copy.report.clone();
     blocking(move || {
         while let Some(entry) = closed.pop() {
-            if let Err(error) = tree.set_attributes(&entry)
+            if let Ok(Some(Differs::Attributes)) = tree.differs(&entry, true)
+                && let Err(error) = tree.set_attributes(&entry)
                 && !error.is_not_found()
             {
                 report.failed(&entry.path, &Problem::of_root(&error), 0);
@@ -167,7 +169,11 @@ async fn differing(
                     .map_err(|error| remote.nonsense(&error.to_string()))?
                 {
                     None => break,
-                    Some(Difference::Entry { path, .. }) => differing.push(path.to_string()),
+                    Some(Difference::Entry {
+                        path,
+                        differs: Told::Attributes,
+                    }) => differing.push(path.to_string()),
+                    // Whatever else they differ in was told before.
                     Some(_) => {}
                 }
             }

@@ -124,12 +124,21 @@ pub(super) struct Entry {
 
 /// Bits of a mode that are copied: what comes from elsewhere never runs as
 /// somebody else.
-pub(super) const MODE_BITS: u32 = 0o777;
+const MODE_BITS: u32 = 0o777;
 
 impl Entry {
     /// The mode that the copy gets.
     pub(super) fn copied_mode(&self) -> u32 {
-        self.mode & MODE_BITS
+        self.copied_bits(self.mode)
+    }
+
+    /// Those of a mode that are copied.
+    pub(super) fn copied_bits(&self, mode: u32) -> u32 {
+        match self.kind {
+            // Who may write into it removes only what is theirs.
+            FileKind::Directory => mode & (MODE_BITS | 0o1000),
+            _ => mode & MODE_BITS,
+        }
     }
 
     /// Whether it is told as data and holes: of a bucket's file it is not known

@@ -1,7 +1,7 @@
 //! Many small files, one after the other in one stream.
 
 use super::{
-    entry::{Entry, MODE_BITS, Origin},
+    entry::{Entry, Origin},
     local_tree::LocalTree,
     piece::Piece,
     remote::Remote,
@@ -59,7 +59,7 @@ pub(super) async fn run(copy: Arc<Copy>, entries: Shared<Entry>) -> Result<(), T
     put.and(loaded)
 }
 
-/// The next entries that fit into one batch; none at the end.
+/// The next entries that fit into one batch; none at the end. Cancel safe.
 async fn batch(entries: &Shared<Entry>) -> Vec<Entry> {
     let mut entries = entries.lock().await;
     let mut batch = Vec::new();
@@ -87,7 +87,11 @@ async fn load(
 ) -> Result<(), Trouble> {
     let mut reading: Option<Reading> = None;
     loop {
-        let batch = batch(&entries).await;
+        let batch = tokio::select! {
+            biased;
+            () = copy.stop.asked() => Vec::new(),
+            batch = batch(&entries) => batch,
+        };
         if batch.is_empty() {
             break;
         }
@@ -376,6 +380,9 @@ fn put_batch(mut tree: LocalTree, batch: Batch, report: &Report) -> Result<Local
         match put {
             Ok(()) => report.copied(&entry, false),
             Err(Trouble::Entry(problem)) => report.failed(&entry.path, &problem, entry.bytes),
+            Err(Trouble::Stop(failure)) => {
+                return Err(report.ended_by(&entry.path, failure, entry.bytes));
+            }
             Err(other) => return Err(other),
         }
     }
@@ -472,7 +479,7 @@ fn record(entry: &Entry, preserve: bool, is_complete: bool) -> Result<Record, Pr
         FileKind::Directory => Record::Entry(EntryRecord::Directory {
             path,
             // Until everything is in it.
-            mode: mode.map(|mode| (mode | 0o700) & MODE_BITS),
+            mode: mode.map(|mode| mode | 0o700),
             mtime: None,
         }),
         FileKind::Symlink => Record::Entry(EntryRecord::Symlink {
@@ -514,12 +521,17 @@ async fn answers(
                 None if is_complete => {}
                 None => report.copied(&entry, false),
                 // One that could not be made was told before.
-                Some(error) if is_complete && error.code == "NO_SUCH_FILE" => {}
+                Some(error)
+                    if is_complete
+                        && matches!(&*error.code, "NO_SUCH_FILE" | "NOT_A_DIRECTORY") => {}
                 Some(error) => {
                     let error = crate::node_access::CallError::domain(error.code, error.message);
                     match remote.of_entry(error) {
                         Trouble::Entry(problem) => {
                             report.failed(&entry.path, &problem, entry.bytes)
+                        }
+                        Trouble::Stop(failure) => {
+                            return Err(report.ended_by(&entry.path, failure, entry.bytes));
                         }
                         other => return Err(other),
                     }

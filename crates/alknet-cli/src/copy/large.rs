@@ -31,7 +31,11 @@ const RESUME_BYTES_MIN: u64 = 1024 * 1024;
 /// Does jobs until there are no more.
 pub(super) async fn run(copy: Arc<Copy>, jobs: Shared<Job>) -> Result<(), Trouble> {
     loop {
-        let job = jobs.lock().await.recv().await;
+        let job = tokio::select! {
+            biased;
+            () = copy.stop.asked() => None,
+            job = async { jobs.lock().await.recv().await } => job,
+        };
         let (entry, mut told) = match job {
             None => return Ok(()),
             Some(Job::Attributes(entry)) => {
@@ -99,6 +103,7 @@ fn settled(
             report.failed(&entry.path, &problem, left);
             Ok(false)
         }
+        Err(Trouble::Stop(failure)) => Err(report.ended_by(&entry.path, failure, left)),
         Err(other) => Err(other),
     }
 }
@@ -248,7 +253,21 @@ async fn copy_one(copy: &Copy, entry: &Entry, told: &mut Told) -> Result<(), Tro
     let done = fill(copy, entry, &mut sink, told).await;
     match done {
         Ok(()) => sink.finish(copy, entry).await,
+        Err(trouble) if is_of_no_use(&trouble) => {
+            sink.discard(entry, told.bytes).await;
+            Err(trouble)
+        }
         Err(trouble) => Err(sink.verdict(trouble).await),
+    }
+}
+
+/// Whether what came so far is worth nothing: of a state of the file that is no
+/// more, or what fills the disk.
+fn is_of_no_use(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::Entry(problem) => problem.code == "FILE_CHANGED",
+        Trouble::Stop(failure) => failure.code == "NO_SPACE",
+        _ => false,
     }
 }
 
@@ -583,6 +602,26 @@ impl Sink {
                 let ended = done.await;
                 drop((rx, control_tx, copy));
                 ended.map(drop).map_err(|error| remote.of_entry(error))
+            }
+        }
+    }
+
+    /// Leaves nothing behind.
+    async fn discard(self, entry: &Entry, sent: u64) {
+        match self {
+            Self::Here { partial, .. } => {
+                if let Some(partial) = partial {
+                    blocking(move || partial.discard()).await.ok();
+                }
+            }
+            Self::There(writing) => {
+                let Writing { mut tx, done, .. } = *writing;
+                // More than was announced: what goes wrong like that is not kept.
+                let too_much = entry.bytes.saturating_sub(sent).saturating_add(1);
+                if tx.send_chunk(hole_chunk(too_much)).await.is_ok() {
+                    tx.end();
+                    done.await.ok();
+                }
             }
         }
     }

@@ -61,7 +61,8 @@ impl LocalTree {
         if meta.kind != entry.kind {
             return Ok(Some(Differs::Kind));
         }
-        let has_attributes = !self.options.preserve || meta.mode & 0o777 == entry.copied_mode();
+        let has_attributes =
+            !self.options.preserve || entry.copied_bits(meta.mode) == entry.copied_mode();
         let has_time = meta.modified == entry.mtime;
         Ok(match entry.kind {
             FileKind::File if meta.bytes != entry.bytes || !trusts_times || !has_time => {
@@ -241,14 +242,19 @@ impl LocalTree {
         }
     }
 
-    /// Takes away what is of another kind.
+    /// Takes away what is of another kind, but no directory.
     pub(super) fn make_way(&mut self, path: &RelPath) -> Result<(), Trouble> {
         let (directory, name) = self.above(path)?;
         match directory.remove_file(&name) {
-            Err(error) if error.errno() == Some(21) => Ok(directory.remove_directory(&name)?),
+            Err(error) if error.errno() == Some(21) => Err(in_the_way().into()),
             removed => Ok(removed?),
         }
     }
+}
+
+/// A directory where something else is to be.
+pub(super) fn in_the_way() -> Problem {
+    Problem::new("IS_A_DIRECTORY", "there is a directory of that name")
 }
 
 /// The bytes of a link's target.

@@ -32,7 +32,7 @@ pub(crate) use self::{
 
 use self::{
     plan::{Shape, plan},
-    report::{Report, Sums},
+    report::{Report, Sums, UnderWay},
     trouble::Trouble,
 };
 use crate::{
@@ -81,11 +81,13 @@ pub(crate) async fn run(app: &App, request: Request) -> Result<Exit, Failure> {
         })
     };
     let mut attempts = Attempts::default();
+    let under_way = UnderWay::new(&report);
     let ended = loop {
         // Its own way to the node here, which may have been started anew.
         let fresh = app.again();
         let ended = attempt(&fresh, &request, &report, &mut attempts).await;
-        fresh.close().await;
+        drop(fresh);
+        app.close_again().await;
         let Err(trouble) = ended else { break Ok(()) };
         match attempts.lost(trouble, &report) {
             Ok(wait) => {
@@ -96,23 +98,43 @@ pub(crate) async fn run(app: &App, request: Request) -> Result<Exit, Failure> {
         }
     };
     ticking.abort();
+    under_way.ended();
     match ended {
-        Ok(()) => exit_of(&report.finish()?, report.out),
+        Ok(()) => exit_of(&report.finish(true)?, report.out),
         Err(mut failure) => {
             if attempts.is_planned {
-                let sums = report.finish()?;
+                let sums = report.finish(false)?;
                 if failure.exit == Exit::NOT_ALLOWED && sums != Sums::default() && has_copied(&sums)
                 {
                     failure.exit = Exit::FAILED;
                 }
-                if attempts.shape == Some(Shape::As) && args.recursive && !args.no_target_directory
-                {
-                    failure = failure.hint("the same command with -T goes on");
+                if attempts.goes_on_with_t(args) {
+                    failure = go_on_hint(failure, has_copied(&sums), &request.destination);
                 }
             }
             Err(failure)
         }
     }
+}
+
+/// A directory that an unfinished copy made is there when the same is typed
+/// again. Where nothing was allowed none was made, and a directory that may not be
+/// looked at was taken for the name of the copy, unless a slash says what it is.
+fn go_on_hint(failure: Failure, has_copied: bool, destination: &FilePlace) -> Failure {
+    let hint = match destination {
+        _ if has_copied || failure.exit != Exit::NOT_ALLOWED => {
+            "the same command with -T goes on".to_owned()
+        }
+        FilePlace::Remote(place) if !place.is_directory => {
+            format!("if a directory is there, `{place}/`, with the slash, copies into it")
+        }
+        _ => return failure,
+    };
+    let hint = match &failure.hint {
+        Some(first) => format!("{first}; {hint}"),
+        None => hint,
+    };
+    failure.hint(hint)
 }
 
 fn has_copied(sums: &Sums) -> bool {
@@ -160,6 +182,9 @@ async fn attempt(
     let mut copy = plan(app, request, report, &mut shape).await?;
     attempts.shape = shape;
     attempts.is_planned = true;
+    if attempts.goes_on_with_t(&request.args) {
+        report.goes_on_with_t();
+    }
     between::run(app, &mut copy).await?;
     stage::run(&Arc::new(copy)).await
 }
@@ -177,6 +202,11 @@ struct Attempts {
 }
 
 impl Attempts {
+    /// Whether the destination of a tree is taken for something to copy into by now.
+    fn goes_on_with_t(&self, args: &CopyArgs) -> bool {
+        self.shape == Some(Shape::As) && args.recursive && !args.no_target_directory
+    }
+
     /// How long to wait before the next one, if there is to be one.
     fn lost(&mut self, trouble: Trouble, report: &Report) -> Result<Duration, Failure> {
         let (failure, asked) = match trouble {
@@ -218,4 +248,30 @@ impl Attempts {
 
 fn told(error: &CallError) -> Failure {
     explain(error, &Place::default())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::node_access::ErrorCode;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn only_what_was_begun_is_said_to_go_on() {
+        let hint = |code: ErrorCode, has_copied, destination: &str| {
+            let failure = Failure::call(&CallError::new(code, "x"));
+            let destination = FilePlace::parse(OsStr::new(destination)).unwrap();
+            go_on_hint(failure, has_copied, &destination).hint
+        };
+        let goes_on = Some("the same command with -T goes on".to_owned());
+        assert_eq!(hint(ErrorCode::Lost, false, "home:inbox/a"), goes_on);
+        assert_eq!(hint(ErrorCode::Forbidden, true, "home:inbox/a"), goes_on);
+        assert_eq!(
+            hint(ErrorCode::Forbidden, false, "home:inbox/a").unwrap(),
+            "if a directory is there, `home:inbox/a/`, with the slash, copies into it"
+        );
+        assert_eq!(hint(ErrorCode::Forbidden, false, "home:inbox/a/"), None);
+        assert_eq!(hint(ErrorCode::Forbidden, false, "here"), None);
+    }
 }

@@ -8,7 +8,7 @@ use super::{
     options::CopyArgs,
     remote::{Remote, RemoteSource},
     report::Report,
-    stage::{Copy, Source, Target, blocking},
+    stage::{Copy, Source, Stop, Target, blocking},
     trouble::{Problem, Trouble},
 };
 use crate::{
@@ -133,6 +133,7 @@ pub(super) async fn plan(
             },
             is_single: false,
             is_new: true,
+            stop: Stop::default(),
         });
     };
     Ok(Copy {
@@ -142,6 +143,7 @@ pub(super) async fn plan(
         target,
         is_single,
         is_new,
+        stop: Stop::default(),
     })
 }
 

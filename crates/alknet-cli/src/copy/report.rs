@@ -3,7 +3,7 @@
 use super::{
     entry::{Entry, RelPath},
     progress::{Line, Shown, bytes_text},
-    trouble::Problem,
+    trouble::{Problem, Trouble},
 };
 use crate::{
     failure::Failure, files::text::shown, node_access::FileKind, output::Out, table::one_line,
@@ -16,6 +16,28 @@ use std::{
     },
     time::Instant,
 };
+
+/// A copy that has not come to its end; says how it goes on if it is dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay<'a>(Option<&'a Report>);
+
+impl<'a> UnderWay<'a> {
+    pub(super) fn new(report: &'a Report) -> Self {
+        Self(Some(report))
+    }
+
+    pub(super) fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(report) = self.0 {
+            report.interrupted();
+        }
+    }
+}
 
 /// Sums of one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +79,10 @@ pub(super) struct Report {
     done_bytes: AtomicU64,
     /// Bytes that went over the wire, in all attempts.
     moved_bytes: AtomicU64,
+    /// Bytes of large files that were not copied again.
+    resumed_bytes: AtomicU64,
+    /// Only with `-T` goes the same command on: its destination is there by now.
+    goes_on_with_t: AtomicBool,
     totals: Totals,
     /// Standard output is closed.
     reader_left: AtomicBool,
@@ -94,6 +120,8 @@ impl Report {
             }),
             done_bytes: AtomicU64::new(0),
             moved_bytes: AtomicU64::new(0),
+            resumed_bytes: AtomicU64::new(0),
+            goes_on_with_t: AtomicBool::new(false),
             totals: Totals::default(),
             reader_left: AtomicBool::new(false),
         }
@@ -127,6 +155,24 @@ impl Report {
     /// Bytes of a large file that were there from an earlier attempt.
     pub(super) fn resumed(&self, bytes: u64) {
         self.done_bytes.fetch_add(bytes, Relaxed);
+        self.resumed_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// The copy has a name of its own, which is there from now on.
+    pub(super) fn goes_on_with_t(&self) {
+        self.goes_on_with_t.store(true, Relaxed);
+    }
+
+    /// It ends in the middle, and the person wants it to.
+    fn interrupted(&self) {
+        let mut state = self.state();
+        if let Some(line) = &mut state.line {
+            line.clear();
+        }
+        drop(state);
+        if self.goes_on_with_t.load(Relaxed) && !self.out.json {
+            self.out.say("hint: the same command with -T goes on");
+        }
     }
 
     /// An entry is there now. Bytes of a large file were told as they moved.
@@ -144,7 +190,9 @@ impl Report {
     pub(super) fn is_copied(&self, done: &Done<'_>) {
         let is_file = done.kind == FileKind::File;
         match is_file && !done.is_told {
-            true if self.is_trial => self.resumed(done.bytes),
+            true if self.is_trial => {
+                self.done_bytes.fetch_add(done.bytes, Relaxed);
+            }
             true => self.moved(done.bytes),
             false => {}
         }
@@ -208,6 +256,11 @@ impl Report {
     pub(super) fn left_out(&self, path: &RelPath) {
         let mut state = self.state();
         state.sums.special += 1;
+        if self.out.json {
+            let line =
+                json!({ "path": path.as_str(), "kind": FileKind::Other, "result": "left-out" });
+            return self.json_line(&mut state, &line);
+        }
         let text = format!(
             "`{}` is a pipe, a device or a socket: left out",
             shown(path.as_str())
@@ -227,21 +280,40 @@ impl Report {
         state.sums.failed += 1;
         state.done_files += 1;
         let Problem { code, message } = problem;
+        if self.out.json {
+            return self.json_line(&mut state, &failed_line(path, code, message));
+        }
         let name = match path {
             "" => ".",
             path => path,
         };
-        if self.out.json {
-            let error = json!({ "code": code, "message": message });
-            let line = json!({ "path": path, "result": "failed", "error": error });
-            self.json_line(&mut state, &line);
-        }
         let text = one_line(&format!("failed: {}: {code}: {message}", shown(name)));
         self.around_line(&mut state, || self.out.tell(&text));
     }
 
-    /// Something to know beside the files.
+    /// An entry met what everything that follows would meet, and ends the copy.
+    pub(super) fn ended_by(&self, path: &RelPath, mut failure: Box<Failure>, left: u64) -> Trouble {
+        self.done_bytes.fetch_add(left, Relaxed);
+        let mut state = self.state();
+        state.sums.failed += 1;
+        state.done_files += 1;
+        if self.out.json {
+            let line = failed_line(path.as_str(), &failure.code, &failure.message);
+            self.json_line(&mut state, &line);
+        }
+        // The last line says what it was about.
+        let name = shown(path.as_str());
+        if !name.is_empty() && !failure.message.contains(&*name) {
+            failure.message = format!("`{name}`: {}", failure.message);
+        }
+        Trouble::Stop(failure)
+    }
+
+    /// Something to know beside the files; scripts hear of files and failures only.
     pub(super) fn note(&self, text: &str) {
+        if self.out.json {
+            return;
+        }
         let mut state = self.state();
         let text = one_line(text);
         self.around_line(&mut state, || self.out.say(&text));
@@ -353,8 +425,8 @@ impl Report {
         self.redraw(&mut state);
     }
 
-    /// The last lines.
-    pub(super) fn finish(&self) -> Result<Sums, Failure> {
+    /// The last lines. A copy that ended before its end is none of everything.
+    pub(super) fn finish(&self, has_ended_well: bool) -> Result<Sums, Failure> {
         let sums = self.sums();
         let seconds = self.started.elapsed().as_secs_f64();
         let moved = self.moved_bytes.load(Relaxed);
@@ -364,7 +436,7 @@ impl Report {
             line.finish(&now);
         }
         drop(state);
-        if sums.lost_bits > 0 {
+        if sums.lost_bits > 0 && !self.out.json {
             let files = count(sums.lost_bits, "file");
             self.out.say(&format!(
                 "set-user-id and set-group-id bits of {files} were left out"
@@ -374,11 +446,23 @@ impl Report {
             let line = json!({ "summary": {
                 "files": sums.files, "bytes": sums.bytes, "directories": sums.directories,
                 "links": sums.links, "skipped": sums.skipped, "failed": sums.failed,
+                "left_out": sums.special, "lost_bits": sums.lost_bits,
+                "complete": has_ended_well && sums.failed == 0,
                 "seconds": (seconds * 1000.0).round() / 1000.0,
             }});
             self.out.json_line(&line)?;
+        } else {
+            let resumed = match self.resumed_bytes.load(Relaxed) {
+                0 => 0,
+                _ => sums.bytes.saturating_sub(moved),
+            };
+            let speed = Speed {
+                seconds,
+                moved,
+                resumed,
+            };
+            self.out.say(&summary(&sums, &speed, self.is_trial));
         }
-        self.out.say(&summary(&sums, seconds, moved, self.is_trial));
         match self.reader_left.load(Relaxed) {
             true => Err(Failure::reader_left()),
             false => Ok(sums),
@@ -386,8 +470,27 @@ impl Report {
     }
 }
 
+fn failed_line(path: &str, code: &str, message: &str) -> Value {
+    let error = json!({ "code": code, "message": message });
+    json!({ "path": path, "result": "failed", "error": error })
+}
+
+/// How long it took, and what of the bytes went in that time.
+#[derive(Clone, Copy, Debug)]
+struct Speed {
+    seconds: f64,
+    moved: u64,
+    /// What earlier runs had copied of files that are whole now.
+    resumed: u64,
+}
+
 /// `copied 100,000 files, 1.2 GB in 38 s (31 MB/s); 3 there already, 1 failed`
-fn summary(sums: &Sums, seconds: f64, moved: u64, is_trial: bool) -> String {
+fn summary(sums: &Sums, speed: &Speed, is_trial: bool) -> String {
+    let Speed {
+        seconds,
+        moved,
+        resumed,
+    } = *speed;
     let verb = if is_trial { "would copy" } else { "copied" };
     let mut text = format!("{verb} {}", count(sums.files, "file"));
     if sums.directories > 0 {
@@ -412,6 +515,9 @@ fn summary(sums: &Sums, seconds: f64, moved: u64, is_trial: bool) -> String {
         }
     }
     let mut rest = Vec::new();
+    if resumed > 0 && !is_trial {
+        rest.push(format!("{} of that by an earlier run", bytes_text(resumed)));
+    }
     if sums.skipped > 0 {
         rest.push(format!("{} there already", grouped(sums.skipped)));
     }
@@ -461,6 +567,32 @@ pub(super) fn grouped(number: u64) -> String {
 mod tests {
     use super::*;
 
+    fn speed(seconds: f64, moved: u64) -> Speed {
+        Speed {
+            seconds,
+            moved,
+            resumed: 0,
+        }
+    }
+
+    #[test]
+    fn a_summary_says_what_an_earlier_run_had_copied() {
+        let sums = Sums {
+            files: 1,
+            bytes: 314_000_000,
+            ..Sums::default()
+        };
+        let speed = Speed {
+            seconds: 3.3,
+            moved: 231_000_000,
+            resumed: 83_000_000,
+        };
+        assert_eq!(
+            summary(&sums, &speed, false),
+            "copied 1 file, 314 MB in 3.3 s (70 MB/s); 83 MB of that by an earlier run"
+        );
+    }
+
     #[test]
     fn a_summary_is_one_sentence() {
         let sums = Sums {
@@ -471,7 +603,7 @@ mod tests {
             ..Sums::default()
         };
         assert_eq!(
-            summary(&sums, 38.2, 1_200_000_000, false),
+            summary(&sums, &speed(38.2, 1_200_000_000), false),
             "copied 100,000 files, 1.2 GB in 38 s (31 MB/s); 3 there already, 1 failed"
         );
         let one = Sums {
@@ -482,11 +614,11 @@ mod tests {
             ..Sums::default()
         };
         assert_eq!(
-            summary(&one, 0.01, 999, false),
+            summary(&one, &speed(0.01, 999), false),
             "copied 1 file, 2 directories, 1 link, 999 B in 0.0 s"
         );
         assert_eq!(
-            summary(&one, 0.01, 0, true),
+            summary(&one, &speed(0.01, 0), true),
             "would copy 1 file, 2 directories, 1 link, 999 B"
         );
     }

@@ -18,7 +18,7 @@ use crate::{
 };
 use std::sync::Arc;
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, watch},
     task::JoinSet,
 };
 
@@ -50,6 +50,23 @@ pub(super) struct Copy {
     pub(super) is_single: bool,
     /// The directory is made by copying.
     pub(super) is_new: bool,
+    pub(super) stop: Stop,
+}
+
+/// Nothing more is to be begun; what is under way comes to its end.
+#[derive(Debug, Default)]
+pub(super) struct Stop(watch::Sender<bool>);
+
+impl Stop {
+    fn ask(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Waits until it is asked for. Cancel safe.
+    pub(super) async fn asked(&self) {
+        // The sender is here.
+        let _ = self.0.subscribe().wait_for(|is_asked| *is_asked).await;
+    }
 }
 
 impl Target {
@@ -99,7 +116,7 @@ pub(super) async fn run(copy: &Arc<Copy>) -> Result<(), Trouble> {
         .report
         .wants_totals()
         .then(|| tokio::spawn(count(copy.clone())));
-    let ended = all(stages).await;
+    let ended = all(stages, &copy.stop).await;
     if let Some(counting) = counting {
         counting.abort();
     }
@@ -110,21 +127,33 @@ pub(super) async fn run(copy: &Arc<Copy>) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Waits for all of them; the first that fails for a reason of its own ends
-/// the others.
-pub(super) async fn all(mut stages: JoinSet<Result<(), Trouble>>) -> Result<(), Trouble> {
-    let mut quiet = None;
+/// Waits for all of them. A lost connection ends the others at once; any other
+/// reason lets them end what they are at.
+async fn all(mut stages: JoinSet<Result<(), Trouble>>, stop: &Stop) -> Result<(), Trouble> {
+    let mut first = None;
+    let mut is_quiet = false;
     while let Some(ended) = stages.join_next().await {
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(Trouble::Quiet)) => quiet = Some(Trouble::Quiet),
-            Ok(Err(trouble)) => return Err(trouble),
-            Err(error) => {
-                return Err(Failure::local(format!("a part of the copy failed: {error}")).into());
+        let trouble = match ended {
+            Ok(Ok(())) => continue,
+            Ok(Err(trouble)) => trouble,
+            Err(error) => Failure::local(format!("a part of the copy failed: {error}")).into(),
+        };
+        match trouble {
+            Trouble::Quiet => is_quiet = true,
+            // What ends because of the first.
+            _ if first.is_some() => {}
+            Trouble::Lost(error) => return Err(Trouble::Lost(error)),
+            trouble => {
+                stop.ask();
+                first = Some(trouble);
             }
         }
     }
-    quiet.map_or(Ok(()), Err)
+    match first {
+        Some(trouble) => Err(trouble),
+        None if is_quiet => Err(Trouble::Quiet),
+        None => Ok(()),
+    }
 }
 
 /// Tells the entries of all sources.
@@ -186,4 +215,39 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Trouble> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Failure::local(format!("a part of the copy failed: {error}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node_access::{CallError, ErrorCode};
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    /// One stage fails; whether another that waits for the stop came to its end.
+    async fn ends_another(trouble: Trouble) -> (Result<(), Trouble>, bool) {
+        let stop = Arc::new(Stop::default());
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let mut stages = JoinSet::new();
+        stages.spawn(async move { Err(trouble) });
+        let (asked, ended) = (stop.clone(), has_ended.clone());
+        stages.spawn(async move {
+            asked.asked().await;
+            tokio::task::yield_now().await;
+            ended.store(true, SeqCst);
+            Ok(())
+        });
+        let done = all(stages, &stop).await;
+        (done, has_ended.load(SeqCst))
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_comes_to_its_end_when_another_fails() {
+        let (done, has_ended) = ends_another(Failure::local("no room").into()).await;
+        assert!(matches!(done, Err(Trouble::Stop(failure)) if failure.message == "no room"));
+        assert!(has_ended);
+        let lost = CallError::new(ErrorCode::Lost, "gone");
+        let (done, has_ended) = ends_another(Trouble::Lost(lost)).await;
+        assert!(matches!(done, Err(Trouble::Lost(_))));
+        assert!(!has_ended);
+    }
 }

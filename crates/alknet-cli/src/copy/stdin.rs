@@ -13,6 +13,8 @@ use tokio::io::AsyncReadExt;
 /// Bytes read at a time.
 const READ_BYTES: usize = 256 * 1024;
 
+const PARENTS_HINT: &str = "--parents makes the directories of the destination";
+
 /// Writes standard input to its end; the file changes as a whole.
 pub(crate) async fn put(app: &App, place: &RemotePlace, args: &CopyArgs) -> Result<Exit, Failure> {
     args.for_stream()?;
@@ -31,7 +33,10 @@ pub(crate) async fn put(app: &App, place: &RemotePlace, args: &CopyArgs) -> Resu
     let create = if args.no_clobber { "new" } else { "if-missing" };
     let input = json!({ "file": file.to_string(), "create": create, "parents": args.parents });
     let failed = |error| match remote.of_all(error) {
-        Trouble::Stop(failure) => *failure,
+        Trouble::Stop(failure) => {
+            let is_missing = failure.code == "NO_SUCH_FILE" && !args.parents;
+            failure.hint_if(is_missing.then(|| PARENTS_HINT.to_owned()))
+        }
         Trouble::Lost(error) => super::told(&error),
         _ => Failure::local("the file was not written"),
     };

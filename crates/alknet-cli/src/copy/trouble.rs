@@ -76,9 +76,16 @@ impl From<RootError> for Trouble {
     fn from(error: RootError) -> Self {
         let problem = Problem::of_root(&error);
         match is_for_all(&problem.code) {
-            true => Failure::call(&CallError::domain(problem.code, problem.message))
-                .naming_domain_code()
-                .into(),
+            true => {
+                let hint = match &*problem.code {
+                    "NO_SPACE" => "once there is room at the destination, the same command goes on",
+                    _ => "what was copied so far is not copied again",
+                };
+                Failure::call(&CallError::domain(problem.code, problem.message))
+                    .naming_domain_code()
+                    .hint(hint)
+                    .into()
+            }
             false => Self::Entry(problem),
         }
     }
