@@ -9,7 +9,10 @@ use crate::{
     output::Out,
 };
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use tokio::sync::OnceCell;
 
 /// One run of the program.
@@ -20,7 +23,10 @@ pub(crate) struct App {
     pub(crate) verbose: u8,
     /// Where the API key lies that commands act with.
     key_file: Option<PathBuf>,
-    home: OnceCell<Home>,
+    home: Arc<OnceCell<Home>>,
+    /// Of the one that [`App::again`] made last: a command that is stopped in the
+    /// middle leaves it open.
+    again: Mutex<Option<Arc<OnceCell<Home>>>>,
 }
 
 impl App {
@@ -30,14 +36,28 @@ impl App {
             dir,
             key_file,
             verbose,
-            home: OnceCell::new(),
+            home: Arc::default(),
+            again: Mutex::default(),
         }
     }
 
-    /// The same, with a way of its own to the node.
+    /// The same, with a way of its own to the node, which
+    /// [`App::close_again`] closes once it is dropped. One at a time.
     pub(crate) fn again(&self) -> Self {
         let key_file = self.key_file.clone();
-        Self::new(self.out, self.dir.clone(), key_file, self.verbose)
+        let again = Self::new(self.out, self.dir.clone(), key_file, self.verbose);
+        *self.kept() = Some(again.home.clone());
+        again
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Arc<OnceCell<Home>>>> {
+        self.again.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the way of the one that [`App::again`] made.
+    pub(crate) async fn close_again(&self) {
+        let kept = self.kept().take();
+        close(kept).await;
     }
 
     /// Whether commands find this data directory without being told.
@@ -84,10 +104,9 @@ impl App {
 
     /// Tells the node that we leave, so that it cancels what we asked for at
     /// once and not when the connection times out.
-    pub(crate) async fn close(mut self) {
-        if let Some(home) = self.home.take() {
-            home.close().await;
-        }
+    pub(crate) async fn close(self) {
+        self.close_again().await;
+        close(Some(self.home)).await;
     }
 
     /// Calls an operation of the running node that the command itself chose.
@@ -153,5 +172,13 @@ impl App {
         let near = nearest(wanted, names);
         let details = json!({ "peer": wanted, "suggestions": near });
         error.with_details(details)
+    }
+}
+
+/// Closes a way that nobody uses any more, if it was ever open.
+async fn close(home: Option<Arc<OnceCell<Home>>>) {
+    let home = home.and_then(Arc::into_inner);
+    if let Some(home) = home.and_then(OnceCell::into_inner) {
+        home.close().await;
     }
 }

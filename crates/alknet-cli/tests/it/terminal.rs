@@ -222,10 +222,10 @@ fn names_stand_in_columns_on_a_terminal_only() {
         assert_eq!(listing.ended(), Some(0));
         listing.seen.replace('\r', "")
     };
-    assert_eq!(list(&[]), "a  b  c%1B[2J\n");
-    assert_eq!(list(&["-1"]), "a\nb\nc%1B[2J\n");
+    assert_eq!(list(&[]), "a  b  c%1B%5B2J\n");
+    assert_eq!(list(&["-1"]), "a\nb\nc%1B%5B2J\n");
     let piped = up.run(&["ls", ":inbox"]).exits(0).stdout;
-    assert_eq!(piped, "a\nb\nc%1B[2J\n");
+    assert_eq!(piped, "a\nb\nc%1B%5B2J\n");
 }
 
 #[test]
