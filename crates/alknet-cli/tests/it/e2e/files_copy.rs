@@ -195,7 +195,10 @@ fn what_is_there_is_kept_compared_or_replaced_as_asked() {
     fs::File::open(&there).unwrap().set_modified(time).unwrap();
     assert_eq!(put(&[])["files"], 0);
     let trial = put(&["--dry-run", "-c"]);
-    assert_eq!((&trial["files"], &trial["skipped"]), (&1.into(), &39.into()));
+    assert_eq!(
+        (&trial["files"], &trial["skipped"]),
+        (&1.into(), &39.into())
+    );
     assert_eq!(put(&["-c"])["files"], 1);
     assert_eq!(fs::read(&there).unwrap(), bytes);
     assert_eq!(put(&["-I"])["files"], 40);
