@@ -25,18 +25,21 @@ fn refusal(world: &World, words: &[&str], exit: i32) -> String {
     error_code(&said.stderr)
 }
 
-/// The codes of what a copy did not do.
+/// The codes of what a copy did not do, one of each file.
 #[track_caller]
 fn failures(world: &World, words: &[&str]) -> Vec<String> {
     let words = [words, &["--json"]].concat();
     let said = world.pair.laptop.cli(&words).exits(1);
-    let lines = said.stdout.lines().chain(said.stderr.lines());
+    let lines = said.stdout.lines();
     let codes: Vec<String> = lines
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .filter_map(|line| Some(line["error"]["code"].as_str()?.to_owned()))
         .collect();
-    assert!(!codes.is_empty(), "{said:?}");
-    codes
+    match codes.is_empty() {
+        // Nothing was begun, since its destination could not be looked at.
+        true => vec![error_code(&said.stderr)],
+        false => codes,
+    }
 }
 
 #[test]
@@ -171,7 +174,8 @@ fn a_quota_is_kept_and_what_was_there_stays() {
     }
     let codes = failures(&world, &["put", "-r", &world.text("tree"), "home:small/"]);
     // What is full for one is full for what follows.
-    assert_eq!(codes, ["QUOTA_EXCEEDED"]);
+    let all = codes.iter().all(|code| code == "QUOTA_EXCEEDED");
+    assert!(all && codes.len() < 9, "{codes:?}");
     let there = fs::read_dir(small.join("tree")).unwrap().count();
     // Those that were on their way in other streams may be given up.
     assert!((1..=3).contains(&there), "{there} of three that fit");
