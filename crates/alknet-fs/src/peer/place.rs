@@ -6,7 +6,8 @@ use alknet_core::{
     CallError, ErrorCode, Permit,
     files::{
         Attributes, Create, FileError, FileErrorCode, FileKind, FilePath, FileService, FileStat,
-        FileTime, Removal, ReplaceOptions, Replacement, SMALL_FILE_BYTES_MAX, unescape_name,
+        FileTime, Removal, ReplaceOptions, Replacement, SMALL_FILE_BYTES_MAX, SetTime,
+        unescape_name,
     },
 };
 
@@ -126,6 +127,11 @@ impl Place<'_> {
         self.attributes.then_some(mode & MODE_BITS)
     }
 
+    /// Who may write into it removes only what is theirs: that goes along.
+    pub(super) fn directory_mode(&self, mode: u32) -> Option<u32> {
+        self.attributes.then_some(mode & (MODE_BITS | 0o1000))
+    }
+
     pub(super) fn mtime(&self, mtime: FileTime) -> Option<FileTime> {
         self.attributes.then_some(mtime)
     }
@@ -239,6 +245,15 @@ impl Place<'_> {
                 self.files.symlink(write, target, &link).await?;
             }
             made => made?,
+        }
+        // It is there with what it says; its time is for people.
+        if self.attributes {
+            let time = Attributes {
+                mtime: Some(SetTime::To(entry.stat.mtime)),
+                ..Attributes::default()
+            };
+            let set = self.files.set_attributes(write, target, false, time);
+            set.await.ok();
         }
         Ok(false)
     }

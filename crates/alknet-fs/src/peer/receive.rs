@@ -521,7 +521,7 @@ impl<'a> Receiving<'a> {
         }
         for entry in std::mem::take(&mut self.finished) {
             let attributes = Attributes {
-                mode: self.place.mode(entry.stat.mode),
+                mode: self.place.directory_mode(entry.stat.mode),
                 mtime: self.place.mtime(entry.stat.mtime).map(SetTime::To),
                 ..Attributes::default()
             };

@@ -570,12 +570,22 @@ fn two_peers_copy_without_the_caller_where_they_know_each_other() {
     nas.cli(&[&["grant", "laptop"], &ALL[..]].concat()).exits(0);
     odd_tree(&bucket.join("tree"));
     large_file(&bucket.join("tree/larger"), 30 << 20);
+    let shared = bucket.join("tree/shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    symlink("larger", bucket.join("tree/lead")).unwrap();
+    let extras = |top: &Path| {
+        let mode = top.join("shared").metadata().unwrap().permissions().mode();
+        let time = top.join("lead").symlink_metadata().unwrap().modified();
+        (mode & 0o7777, time.unwrap())
+    };
     // They do not know each other: the bytes come by.
     let said = laptop
         .cli(&["cp", "-r", "-v", "nas:www/tree", "home:www/"])
         .exits(0);
     assert!(said.stderr.contains("pass through here"), "{said:?}");
     assert_same_tree(&bucket.join("tree"), &copies.www("tree"));
+    assert_eq!(extras(&copies.www("tree")).0, 0o1777);
     join(&nas, home);
     let before = bytes_received(laptop, "nas");
     let words = ["cp", "-r", "-T", "-v", "nas:www/tree", "home:www/direct"];
@@ -585,6 +595,7 @@ fn two_peers_copy_without_the_caller_where_they_know_each_other() {
         "{said:?}"
     );
     assert_same_tree(&bucket.join("tree"), &copies.www("direct"));
+    assert_eq!(extras(&bucket.join("tree")), extras(&copies.www("direct")));
     let moved = bytes_received(laptop, "nas") - before;
     assert!(moved < 5_000_000, "{moved} bytes came by");
     laptop
