@@ -20,8 +20,8 @@ use std::{
 pub(crate) use alknet::Violation;
 pub(crate) use alknet::files::{
     Algorithm as DigestAlgorithm, Attributes as FileAttributes, BucketInfo, BucketRef, ByteRange,
-    FILE_PATH_BYTES_MAX, FileError, FileKind, FileName, FilePath, FileStat, FileTime, ListEntry, PathError,
-    SMALL_FILE_BYTES_MAX, SetTime, escape_name, root, stream, unescape_name,
+    FILE_PATH_BYTES_MAX, FileError, FileKind, FileName, FilePath, FileStat, FileTime, ListEntry,
+    PathError, SMALL_FILE_BYTES_MAX, SetTime, escape_name, root, stream, unescape_name,
 };
 pub(crate) use alknet::net::{CarryError, bind, carry};
 pub(crate) use alknet::node::relay::{QadSetting, RelayServerConfig};
