@@ -96,7 +96,8 @@ fn client_calls_another_node_and_follows_it() {
 #[test]
 fn files_are_written_and_read_by_another_node() {
     let printed = run("files", &["./a", "./b", "./shared"]);
-    let want = "refused: shared/notes.txt\nwritten: 16 bytes\nlisted: \"notes.txt\"\nread: 16 of 16, 16\n";
+    let want =
+        "refused: shared/notes.txt\nwritten: 16 bytes\nlisted: \"notes.txt\"\nread: 16 of 16, 16\n";
     assert_eq!(printed, want);
 }
 
