@@ -525,7 +525,7 @@ fn slow_many_files_are_copied_in_flat_memory() {
     )
     .unwrap();
     putting.child.wait().unwrap();
-    let mut putting = laptop.spawn(&["put", "-r", &text, "home:www/", "--json"]);
+    let mut putting = laptop.spawn(&["put", "-r", &text, "home:www/"]);
     let peak = peak_until_end(&mut putting.child);
     let ended = putting.code().exits(0);
     assert!(ended.stderr.contains("there already"), "{ended:?}");
