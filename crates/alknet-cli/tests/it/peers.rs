@@ -93,17 +93,17 @@ fn peers_are_added_changed_and_removed() {
     );
     up.run(&["peers", "add", "bob", "--node-id", &second])
         .exits(1);
-    let granted = up.run(&["grant", "bob", "demo/greet", "fs:read"]).exits(0);
+    let granted = up.run(&["grant", "bob", "demo/greet", "cake:bake"]).exits(0);
     assert!(granted.stdout.starts_with("bob may: "), "{granted:?}");
-    let doubt = "warning: no operation here asks for the scope `fs:read`\n";
+    let doubt = "warning: no operation here asks for the scope `cake:bake`\n";
     assert!(granted.stderr.contains(doubt), "{granted:?}");
     assert_eq!(
         up.run(&["grants", "bob"]).exits(0).stdout,
-        "operator\ndemo/greet\nfs:read\n"
+        "operator\ndemo/greet\ncake:bake\n"
     );
     let same = up.run(&["revoke", "bob", "fs:write"]).exits(0);
     assert!(same.stderr.contains("nothing changed"), "{same:?}");
-    up.run(&["revoke", "bob", "operator", "fs:read"]).exits(0);
+    up.run(&["revoke", "bob", "operator", "cake:bake"]).exits(0);
     let shown = up.run(&["grants", "bob", "--json"]).exits(0).json();
     assert_eq!(shown["grants"], serde_json::json!(["demo/greet"]));
     up.run(&["grant", "bob", "Not-A-Target"]).exits(2);

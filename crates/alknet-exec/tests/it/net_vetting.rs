@@ -203,8 +203,8 @@ async fn what_is_denied_is_denied_by_whatever_name_it_has() {
         let denied = Err("!net:10.0.0.0/8=dial");
         check(&all, "db.lan:80", &[form], denied).await;
     }
-    let missing = Err("net:bad.lan:80=dial");
-    check(&all, "bad.lan:80", &["8.8.8.8"], missing).await;
+    let denied = Err("!net:bad.lan=dial");
+    check(&all, "bad.lan:80", &["8.8.8.8"], denied).await;
     // Also when the form itself is denied.
     let forms = ["net:*=dial", "!net:2002::/16=dial"];
     let denied = Err("!net:2002::/16=dial");
