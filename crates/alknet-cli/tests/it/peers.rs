@@ -93,7 +93,9 @@ fn peers_are_added_changed_and_removed() {
     );
     up.run(&["peers", "add", "bob", "--node-id", &second])
         .exits(1);
-    let granted = up.run(&["grant", "bob", "demo/greet", "cake:bake"]).exits(0);
+    let granted = up
+        .run(&["grant", "bob", "demo/greet", "cake:bake"])
+        .exits(0);
     assert!(granted.stdout.starts_with("bob may: "), "{granted:?}");
     let doubt = "warning: no operation here asks for the scope `cake:bake`\n";
     assert!(granted.stderr.contains(doubt), "{granted:?}");
